@@ -1,0 +1,60 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/superserve/superserve/runtime/agent"
+)
+
+// errNotRoot says that a command needs to be root and is not.
+var errNotRoot = errors.New("needs root")
+
+// advice pairs an error with what a person can do about it.
+type advice struct {
+	err  error
+	text string
+}
+
+// hints is the one table of advice: libraries give none. The first entry that matches is said.
+var hints = []advice{
+	{errNotRoot, "run it with sudo"},
+	{os.ErrPermission, "run it with sudo"},
+}
+
+// hint returns the advice for err, "" when there is none.
+func hint(err error) string {
+	var unknown unknownError
+	if errors.As(err, &unknown) {
+		return unknown.hint()
+	}
+	for _, h := range hints {
+		if errors.Is(err, h.err) {
+			return h.text
+		}
+	}
+	return ""
+}
+
+// unknownError is a name that nothing has, with the names that it might have meant.
+type unknownError struct {
+	kind  string // "command", "agent"
+	name  string
+	known []string
+	list  string // the command that lists them, "" = --help
+}
+
+func (e unknownError) Error() string {
+	return fmt.Sprintf("unknown %s '%s'", e.kind, escapeLine(e.name))
+}
+
+func (e unknownError) hint() string {
+	if near := agent.Nearest(e.name, e.known); near != "" {
+		return fmt.Sprintf("did you mean '%s'?", near)
+	}
+	if e.list != "" {
+		return fmt.Sprintf("see `%s`", e.list)
+	}
+	return "see `superserve --help`"
+}

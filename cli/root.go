@@ -1,0 +1,124 @@
+// Package cli is what a person types: one cobra command a file, each parsing its arguments, calling
+// one of the other packages and reporting. Results go to stdout; progress, notes and errors to stderr.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes of superserve itself; once the agent ran, its own code is passed through.
+const (
+	exitOK          = 0
+	exitError       = 1   // our error, before the agent ran
+	exitSandbox     = 125 // the sandbox failed under a running agent
+	exitInterrupted = 130 // 128 + SIGINT, as a shell reports it
+)
+
+// Main runs superserve with the arguments, streams and signals of this process and returns its exit
+// code. It is to be called once.
+func Main() int {
+	sh := &shell{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return sh.execute(ctx, os.Args[1:])
+}
+
+// shell is what a command knows of its surroundings: the streams and the flags of every command. It
+// belongs to one invocation and is not safe for concurrent use.
+type shell struct {
+	in       *os.File
+	out, err io.Writer
+	state    string // --state: one directory for everything, "" = the system's places
+	noColor  bool
+}
+
+// execute runs one command line and turns its error into text and an exit code.
+func (sh *shell) execute(ctx context.Context, args []string) int {
+	root := sh.rootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &code):
+		return int(code)
+	case ctx.Err() != nil:
+		fmt.Fprintln(sh.err, "\nCancelled.")
+		return exitInterrupted
+	}
+	sh.report(err)
+	return exitError
+}
+
+// report prints err as one line and, where there is advice for it, the advice as another.
+func (sh *shell) report(err error) {
+	fmt.Fprintf(sh.err, "%s %s\n", sh.paint(sh.err, red, "Error:"), escapeText(err.Error()))
+	if advice := hint(err); advice != "" {
+		fmt.Fprintf(sh.err, "hint: %s\n", advice)
+	}
+}
+
+// exitCode ends the program with a code and no further text: whoever returns it has said all.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+func (sh *shell) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "superserve",
+		Short:         "Run AI agents in a sandbox that never holds a real key",
+		Long:          rootLong,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          unknownCommand,
+	}
+	root.SetIn(sh.in)
+	root.SetOut(sh.out)
+	root.SetErr(sh.err)
+	flags := root.PersistentFlags()
+	flags.StringVar(&sh.state, "state", os.Getenv("SUPERSERVE_STATE"), "keep everything under `DIR` (env SUPERSERVE_STATE)")
+	flags.BoolVar(&sh.noColor, "no-color", false, "print no colour (also: NO_COLOR)")
+	root.AddCommand(sh.commands()...)
+	return root
+}
+
+const rootLong = `superserve runs AI agents inside gVisor. An agent's environment holds placeholders;
+the real keys are put into its requests on the way out, for the hosts they are bound to.
+
+  superserve secrets set my-agent ANTHROPIC_API_KEY=sk-ant-...
+  superserve run ./my-agent`
+
+// commands lists every command of the tool, in the order of a first use.
+func (sh *shell) commands() []*cobra.Command {
+	return []*cobra.Command{
+		sh.versionCommand(),
+	}
+}
+
+// unknownCommand answers a word that is no command with the nearest one, and no word with the help.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	return unknownError{kind: "command", name: args[0], known: commandNames(cmd)}
+}
+
+func commandNames(cmd *cobra.Command) []string {
+	var names []string
+	for _, c := range cmd.Commands() {
+		if !c.Hidden {
+			names = append(names, c.Name())
+		}
+	}
+	return names
+}
