@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"gvisor.dev/gvisor/runsc/cli/maincli"
+	"gvisor.dev/gvisor/runsc/specutils"
 
 	"github.com/superserve/superserve/cli"
 )
@@ -14,9 +15,16 @@ import (
 // main is three programs by the name it was started under: gVisor (so that one static file is all
 // that a host needs), the cage's self-test, and the command line.
 func main() {
-	if strings.HasPrefix(filepath.Base(os.Args[0]), "runsc") {
+	if isRunsc(os.Args[0]) {
 		maincli.Main()
 		return
 	}
 	os.Exit(cli.Main())
+}
+
+// isRunsc reports whether this process is the gVisor that the binary contains. gVisor names its children
+// runsc-gofer and runsc-sandbox, but starts its /proc unmounter under the bare specutils.ExePath; taken for
+// a command line, it would leave the sentry with a broken pipe and no agent.
+func isRunsc(arg0 string) bool {
+	return arg0 == specutils.ExePath || strings.HasPrefix(filepath.Base(arg0), "runsc")
 }
