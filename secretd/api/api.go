@@ -26,9 +26,11 @@ const (
 	MaxUses = 16
 )
 
-// Secret reveals the current value of a secret. The slice belongs to the secret:
-// it is read-only and must not be kept beyond the line that sends it. It is nil
-// once the secret was revoked or its lease was closed.
+// Secret reveals the value that was leased. The slice belongs to the secret: it is
+// read-only and must not be kept beyond the line that sends it. A Secret goes on
+// revealing its own value after a rotation or revocation, because answers still in
+// flight have to be searched for it; what decides whether it may be sent is the
+// next Resolve.
 type Secret func() []byte
 
 // String keeps a Secret out of every log line and error.

@@ -1,0 +1,110 @@
+// Package lease is the protocol of a run's grant, both ends: secretd's, which
+// answers, and the proxy's, which keeps each answer for a short time.
+//
+// The channel is one stream socket of a pair. Whoever holds an end has the
+// authority of exactly one run; there is nothing to log in with. A frame is a
+// 4-byte big-endian length of what follows, one byte kind, an 8-byte id and the
+// payload:
+//
+//	proxy → secretd   hello    u16 version
+//	secretd → proxy   hello    u16 version, u16 number of entries
+//	                  entry    api.Entry in JSON, one frame each
+//	proxy → secretd   resolve  id, request
+//	secretd → proxy   value    id, the value's bytes
+//	                  refusal  id, one api.ErrorCode (id 0: the channel itself)
+//	                  change   api.Change in JSON, at any time
+//
+// Values travel as bare payloads, never inside JSON, so that there is one buffer
+// to wipe.
+package lease
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// Limits of the channel. Sizes are in bytes.
+const (
+	maxFrame   = 128 << 10
+	frameHead  = 4
+	frameFixed = 9 // kind and id
+	// frameTimeout is how long the rest of a frame may take once its first byte
+	// is there, and how long a write may take.
+	frameTimeout = 5 * time.Second
+)
+
+type kind byte
+
+const (
+	kindHello kind = iota + 1
+	kindEntry
+	kindResolve
+	kindValue
+	kindRefusal
+	kindChange
+)
+
+// errProtocol says that the peer sent something that is not this protocol.
+var errProtocol = errors.New("not the grant protocol")
+
+type frame struct {
+	kind    kind
+	id      uint64
+	payload []byte // owned by the reader of the frame
+}
+
+// readFrame reads one frame. It waits without limit for the first byte and
+// frameTimeout for the rest. io.EOF means that the peer closed between frames.
+func readFrame(conn net.Conn) (frame, error) {
+	var head [frameHead + frameFixed]byte
+	if _, err := io.ReadFull(conn, head[:1]); err != nil {
+		return frame{}, err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(frameTimeout)); err != nil {
+		return frame{}, err
+	}
+	if _, err := io.ReadFull(conn, head[1:]); err != nil {
+		return frame{}, unexpected(err)
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n < frameFixed || n > maxFrame {
+		return frame{}, fmt.Errorf("frame of %d bytes: %w", n, errProtocol)
+	}
+	f := frame{kind: kind(head[4]), id: binary.BigEndian.Uint64(head[5:])}
+	f.payload = make([]byte, n-frameFixed)
+	if _, err := io.ReadFull(conn, f.payload); err != nil {
+		clear(f.payload)
+		return frame{}, unexpected(err)
+	}
+	return f, conn.SetReadDeadline(time.Time{})
+}
+
+// unexpected turns an EOF inside a frame into what it is.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// writeFrame sends one frame without copying its payload. The caller serialises
+// writes on a connection.
+func writeFrame(conn net.Conn, k kind, id uint64, payload []byte) error {
+	if len(payload) > maxFrame-frameFixed {
+		return fmt.Errorf("frame of %d bytes: %w", len(payload), errProtocol)
+	}
+	var head [frameHead + frameFixed]byte
+	binary.BigEndian.PutUint32(head[:], uint32(frameFixed+len(payload)))
+	head[4] = byte(k)
+	binary.BigEndian.PutUint64(head[5:], id)
+	if err := conn.SetWriteDeadline(time.Now().Add(frameTimeout)); err != nil {
+		return err
+	}
+	parts := net.Buffers{head[:], payload}
+	_, err := parts.WriteTo(conn)
+	return err
+}

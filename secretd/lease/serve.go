@@ -1,0 +1,178 @@
+package lease
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/superserve/superserve/secretd/api"
+)
+
+// maxInFlight is how many requests of one channel are answered at once; the next
+// one waits in the socket.
+const maxInFlight = 64
+
+// resolveTimeout bounds one call of a Keeper.
+const resolveTimeout = 5 * time.Second
+
+// Keeper answers for one run. Entries is what the run was granted. Resolve decides,
+// records and returns the value, which stays the keeper's and must not change
+// after it was returned; its error's sentinel is all that the peer learns. Both are
+// safe for concurrent use.
+type Keeper interface {
+	Entries() []api.Entry
+	Resolve(ctx context.Context, r api.ResolveRequest) ([]byte, error)
+}
+
+// Serve answers on conn for k until the peer closes it, ctx ends, changes is
+// closed or the peer breaks the protocol; it then closes conn and waits for the
+// requests in flight. Changes are sent on as they come. It returns nil when the
+// peer closed, ctx's error when ctx ended, and an error that wraps api.ErrVersion
+// for a peer of another version.
+func Serve(ctx context.Context, conn net.Conn, k Keeper, changes <-chan api.Change) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s := &server{conn: conn, keeper: k, slots: make(chan struct{}, maxInFlight)}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() {
+		cancel(nil)
+		stop()
+		conn.Close()
+		s.wait.Wait()
+	}()
+	if err := s.greet(); err != nil {
+		return s.outcome(ctx, err)
+	}
+	s.wait.Go(func() { cancel(s.push(ctx, changes)) })
+	return s.outcome(ctx, s.answer(ctx))
+}
+
+type server struct {
+	conn   net.Conn
+	keeper Keeper
+	slots  chan struct{}
+	wait   sync.WaitGroup
+
+	mu sync.Mutex // serialises writes on conn
+}
+
+// outcome picks the reason that the caller can act on.
+func (s *server) outcome(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		if errors.Is(cause, errChangesClosed) {
+			return nil
+		}
+		return cause
+	}
+	if closedByPeer(err) {
+		return nil
+	}
+	return fmt.Errorf("serve grant: %w", err)
+}
+
+func closedByPeer(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe)
+}
+
+func (s *server) write(k kind, id uint64, payload []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return writeFrame(s.conn, k, id, payload)
+}
+
+// greet checks the peer's version and sends the manifest.
+func (s *server) greet() error {
+	f, err := readFrame(s.conn)
+	if err != nil {
+		return err
+	}
+	if _, err := parseHello(f); err != nil {
+		_ = s.refuse(0, err)
+		return err
+	}
+	entries := s.keeper.Entries()
+	if err := s.write(kindHello, 0, helloPayload(len(entries))); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		p, err := json.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("entry %q: %w", e.Name, err)
+		}
+		if err := s.write(kindEntry, 0, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errChangesClosed ends a channel whose keeper has nothing more to say.
+var errChangesClosed = errors.New("changes closed")
+
+func (s *server) push(ctx context.Context, changes <-chan api.Change) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case c, open := <-changes:
+			if !open {
+				return errChangesClosed
+			}
+			p, err := json.Marshal(c)
+			if err != nil {
+				return fmt.Errorf("change of %q: %w", c.Name, err)
+			}
+			// A peer that cannot be told of a revocation loses the channel.
+			if err := s.write(kindChange, 0, p); err != nil {
+				return fmt.Errorf("push change of %q: %w", c.Name, err)
+			}
+		}
+	}
+}
+
+// answer reads requests until the channel ends; each is answered in a goroutine of
+// its own, so that a slow record of one does not hold up another.
+func (s *server) answer(ctx context.Context) error {
+	for {
+		f, err := readFrame(s.conn)
+		if err != nil {
+			return err
+		}
+		if f.kind != kindResolve {
+			return fmt.Errorf("frame of kind %d: %w", f.kind, errProtocol)
+		}
+		r, err := parseRequest(f.payload)
+		if err != nil {
+			return err
+		}
+		s.slots <- struct{}{}
+		s.wait.Go(func() {
+			defer func() { <-s.slots }()
+			if err := s.resolve(ctx, f.id, r); err != nil {
+				s.conn.Close()
+			}
+		})
+	}
+}
+
+func (s *server) resolve(ctx context.Context, id uint64, r api.ResolveRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	value, err := s.keeper.Resolve(ctx, r)
+	if ctx.Err() != nil {
+		return ctx.Err() // the grant ended meanwhile: nothing leaves any more
+	}
+	if err != nil {
+		return s.refuse(id, err)
+	}
+	return s.write(kindValue, id, value)
+}
+
+func (s *server) refuse(id uint64, err error) error {
+	return s.write(kindRefusal, id, []byte{byte(api.Code(err))})
+}

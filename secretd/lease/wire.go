@@ -1,0 +1,99 @@
+package lease
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"github.com/superserve/superserve/secretd/api"
+)
+
+// maxField is the longest string of a request, in bytes.
+const maxField = 4096
+
+// appendRequest encodes a request: u16 port, then five strings, each a u16 length
+// and its bytes. A string that is too long is cut to nothing, which no grant has.
+func appendRequest(dst []byte, r api.ResolveRequest) []byte {
+	dst = binary.BigEndian.AppendUint16(dst, r.Port)
+	for _, s := range [...]string{r.Placeholder, string(r.Host), r.Addr, string(r.Use.Kind), r.Use.Arg} {
+		if len(s) > maxField {
+			s = ""
+		}
+		dst = binary.BigEndian.AppendUint16(dst, uint16(len(s)))
+		dst = append(dst, s...)
+	}
+	return dst
+}
+
+// parseRequest decodes what appendRequest made and checks that host and use are
+// canonical: the keeper compares them byte for byte.
+func parseRequest(p []byte) (api.ResolveRequest, error) {
+	if len(p) < 2 {
+		return api.ResolveRequest{}, fmt.Errorf("request: %w", errProtocol)
+	}
+	r := api.ResolveRequest{Port: binary.BigEndian.Uint16(p)}
+	p = p[2:]
+	var fields [5]string
+	for i := range fields {
+		if len(p) < 2 {
+			return api.ResolveRequest{}, fmt.Errorf("request: %w", errProtocol)
+		}
+		n := int(binary.BigEndian.Uint16(p))
+		if n > maxField || n > len(p)-2 {
+			return api.ResolveRequest{}, fmt.Errorf("request: %w", errProtocol)
+		}
+		fields[i], p = string(p[2:2+n]), p[2+n:]
+	}
+	if len(p) != 0 {
+		return api.ResolveRequest{}, fmt.Errorf("request: %w", errProtocol)
+	}
+	return canonical(r, fields)
+}
+
+func canonical(r api.ResolveRequest, fields [5]string) (api.ResolveRequest, error) {
+	r.Placeholder, r.Addr = fields[0], fields[2]
+	if err := r.Host.UnmarshalText([]byte(fields[1])); err != nil || string(r.Host) != fields[1] {
+		return api.ResolveRequest{}, fmt.Errorf("request: host: %w", errProtocol)
+	}
+	use := api.Use{Kind: api.UseKind(fields[3]), Arg: fields[4]}
+	if err := r.Use.UnmarshalText([]byte(use.String())); err != nil || r.Use != use {
+		return api.ResolveRequest{}, fmt.Errorf("request: use: %w", errProtocol)
+	}
+	return r, nil
+}
+
+func parseEntry(p []byte) (api.Entry, error) {
+	var e api.Entry
+	if err := json.Unmarshal(p, &e); err != nil || api.CheckName(e.Name) != nil || e.Placeholder == "" && !e.Exposed {
+		return api.Entry{}, fmt.Errorf("entry: %w", errProtocol)
+	}
+	return e, nil
+}
+
+func parseChange(p []byte) (api.Change, error) {
+	var c api.Change
+	if err := json.Unmarshal(p, &c); err != nil || c.Kind != api.Rotated && c.Kind != api.Revoked {
+		return api.Change{}, fmt.Errorf("change: %w", errProtocol)
+	}
+	return c, nil
+}
+
+func helloPayload(count int) []byte {
+	p := binary.BigEndian.AppendUint16(nil, api.Version)
+	return binary.BigEndian.AppendUint16(p, uint16(count))
+}
+
+// parseHello returns the number of entries that follow, or api.ErrVersion.
+func parseHello(f frame) (int, error) {
+	if f.kind != kindHello || len(f.payload) != 4 {
+		return 0, fmt.Errorf("hello: %w", errProtocol)
+	}
+	if v := binary.BigEndian.Uint16(f.payload); v != api.Version {
+		return 0, fmt.Errorf("peer has version %d, this is %d: %w", v, api.Version, api.ErrVersion)
+	}
+	n := int(binary.BigEndian.Uint16(f.payload[2:]))
+	if n > api.MaxSecrets {
+		return 0, fmt.Errorf("hello with %d entries: %w", n, errProtocol)
+	}
+	return n, nil
+}
