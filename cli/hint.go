@@ -20,6 +20,8 @@ type advice struct {
 // hints is the one table of advice: libraries give none. The first entry that matches is said.
 var hints = []advice{
 	{errNotRoot, "run it with sudo"},
+	{agent.ErrNoManifest, "run `superserve init` in the project's folder"},
+	{errNoTerminal, "answer ahead with -y"},
 	{os.ErrPermission, "run it with sudo"},
 }
 
@@ -28,6 +30,10 @@ func hint(err error) string {
 	var unknown unknownError
 	if errors.As(err, &unknown) {
 		return unknown.hint()
+	}
+	var usage usageError
+	if errors.As(err, &usage) {
+		return fmt.Sprintf("see `%s --help`", usage.cmd)
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {

@@ -88,6 +88,9 @@ func (sh *shell) rootCommand() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&sh.state, "state", os.Getenv("SUPERSERVE_STATE"), "keep everything under `DIR` (env SUPERSERVE_STATE)")
 	flags.BoolVar(&sh.noColor, "no-color", false, "print no colour (also: NO_COLOR)")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{cmd.CommandPath(), err.Error()}
+	})
 	root.AddCommand(sh.commands()...)
 	return root
 }
@@ -101,6 +104,8 @@ the real keys are put into its requests on the way out, for the hosts they are b
 // commands lists every command of the tool, in the order of a first use.
 func (sh *shell) commands() []*cobra.Command {
 	return []*cobra.Command{
+		sh.initCommand(),
+		sh.agentsCommand(),
 		sh.versionCommand(),
 	}
 }

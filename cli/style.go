@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -59,10 +60,11 @@ func escapeText(s string) string {
 	}
 	var b strings.Builder
 	for i, r := range s {
+		_, width := utf8.DecodeRuneInString(s[i:])
 		switch {
 		case clean(r):
 			b.WriteRune(r)
-		case r == unicode.ReplacementChar:
+		case r == utf8.RuneError && width == 1: // a byte that is no UTF-8
 			fmt.Fprintf(&b, `\x%02x`, s[i])
 		case r < 0x80:
 			fmt.Fprintf(&b, `\x%02x`, r)
