@@ -1,0 +1,66 @@
+// Package proxy takes the connections that an agent's sandbox makes: it recovers
+// where each was going, asks the policy, looks at the first bytes and hands the
+// connection to the Protocol that serves it. It knows no protocol itself beyond
+// the TLS hello.
+package proxy
+
+import (
+	"context"
+	"net/netip"
+
+	"go.uber.org/zap"
+
+	"github.com/superserve/superserve/proxy/audit"
+	"github.com/superserve/superserve/proxy/egress"
+	"github.com/superserve/superserve/secretd/api"
+)
+
+// Protocol serves connections of one wire protocol. It is safe for concurrent
+// use.
+type Protocol interface {
+	// Name is a short word for logs and audit.
+	Name() string
+	// ServeConn serves c to its end and closes it. It returns soon after ctx is
+	// done or c is closed. It records what it does; a refused connection has been
+	// recorded by the Server already. The error is for the log.
+	ServeConn(ctx context.Context, c *Conn) error
+}
+
+// Names finds the name behind a synthetic address; dns.Table is one.
+type Names interface {
+	Name(netip.Addr) (api.Host, bool)
+}
+
+// DefaultMaxConns is the cap on connections that are open at once.
+const DefaultMaxConns = 512
+
+// Config is what a Server needs. Web, Refuse and Passthrough are required.
+type Config struct {
+	// Destination finds where a connection was going, by the client's address. An
+	// error means that there is no record, and the connection is closed.
+	Destination func(client netip.AddrPort) (netip.AddrPort, error)
+	// Names finds names by synthetic address; nil knows none.
+	Names Names
+	// Policy judges; nil refuses all.
+	Policy *egress.Policy
+	// Intercept reports whether TLS to a name is ended here; nil means never.
+	Intercept func(api.Host, uint16) bool
+	// InterceptAddr is Intercept for IP literals; nil means never.
+	InterceptAddr func(netip.Addr, uint16) bool
+	// Plaintext reports whether an intercepted name may be spoken to without TLS;
+	// nil means never. Such a connection goes to Web with a nil Hello.
+	Plaintext func(api.Host, uint16) bool
+	// Web serves intercepted connections.
+	Web Protocol
+	// Refuse tells a TLS client why it was refused.
+	Refuse Protocol
+	// Passthrough serves what is allowed and not intercepted.
+	Passthrough Protocol
+	// Audit records refused connections; nil records nothing.
+	Audit audit.Recorder
+	// Log is for operators; nil logs nothing.
+	Log *zap.Logger
+	// MaxConns caps the connections that are open at once; 0 is DefaultMaxConns.
+	// One connection more is reset.
+	MaxConns int
+}
