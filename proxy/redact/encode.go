@@ -1,0 +1,167 @@
+package redact
+
+import (
+	"encoding/hex"
+	"strconv"
+	"strings"
+)
+
+// encoder appends a spelling of b to dst, at most worst bytes a byte.
+type encoder func(dst, b []byte) []byte
+
+// encoders are those that leave most keys short.
+func encoders() []encoder {
+	return []encoder{
+		raw, hex.AppendEncode, hexUpper,
+		percentUpper, percentLower, percentSlash, percentComponent, percentPath, percentPlus,
+		jsonPlain, jsonSlash, jsonGo, jsonUpper, jsonNet, jsonTwice,
+		htmlPlain, htmlGo, htmlPython, htmlMustache,
+	}
+}
+
+// escapers escape every byte.
+func escapers() []encoder {
+	return []encoder{
+		each(`\x`, lowerDigits, ""), each(`\x`, upperDigits, ""),
+		each(`%`, lowerDigits, ""), each(`%`, upperDigits, ""),
+		each(`\u00`, lowerDigits, ""), each(`\u00`, upperDigits, ""),
+		each(`&#x`, lowerDigits, ";"), each(`&#x`, upperDigits, ";"), htmlDecimal,
+	}
+}
+
+const (
+	lowerDigits = "0123456789abcdef"
+	upperDigits = "0123456789ABCDEF"
+)
+
+func raw(dst, b []byte) []byte { return append(dst, b...) }
+
+func hexUpper(dst, b []byte) []byte { return each("", upperDigits, "")(dst, b) }
+
+// each writes two hex digits a byte between before and after.
+func each(before, digits, after string) encoder {
+	return func(dst, b []byte) []byte {
+		for _, c := range b {
+			dst = append(dst, before...)
+			dst = append(dst, digits[c>>4], digits[c&15])
+			dst = append(dst, after...)
+		}
+		return dst
+	}
+}
+
+// The percent-encodings: RFC 3986 §2.3 with digits of either case; Python's quote,
+// which leaves the slash; encodeURIComponent; Go's PathEscape; and forms, which
+// write a space as plus.
+func percentUpper(dst, b []byte) []byte     { return percent(dst, b, "", upperDigits) }
+func percentLower(dst, b []byte) []byte     { return percent(dst, b, "", lowerDigits) }
+func percentSlash(dst, b []byte) []byte     { return percent(dst, b, "/", upperDigits) }
+func percentComponent(dst, b []byte) []byte { return percent(dst, b, "!*'()", upperDigits) }
+func percentPath(dst, b []byte) []byte      { return percent(dst, b, "$&+=:@", upperDigits) }
+
+func percentPlus(dst, b []byte) []byte {
+	at := len(dst)
+	dst = percent(dst, b, " ", upperDigits)
+	for i := at; i < len(dst); i++ {
+		if dst[i] == ' ' {
+			dst[i] = '+'
+		}
+	}
+	return dst
+}
+
+func percent(dst, b []byte, safe, digits string) []byte {
+	for _, c := range b {
+		if isAlnum(c) || strings.IndexByte("-_.~", c) >= 0 || strings.IndexByte(safe, c) >= 0 {
+			dst = append(dst, c)
+			continue
+		}
+		dst = append(dst, '%', digits[c>>4], digits[c&15])
+	}
+	return dst
+}
+
+func isAlnum(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// The JSON encoders: what RFC 8259 §7 demands; PHP, which escapes the slash; Go
+// and Rails, which escape HTML in lower case; others that do so in upper case;
+// System.Text.Json, which adds the plus and quotes; and JSON inside JSON.
+func jsonPlain(dst, b []byte) []byte { return json(dst, b, "", "", lowerDigits) }
+func jsonSlash(dst, b []byte) []byte { return json(dst, b, "/", "", lowerDigits) }
+func jsonGo(dst, b []byte) []byte    { return json(dst, b, "", "<>&", lowerDigits) }
+func jsonUpper(dst, b []byte) []byte { return json(dst, b, "", "<>&'", upperDigits) }
+func jsonNet(dst, b []byte) []byte   { return json(dst, b, "", "<>&'\"+`", upperDigits) }
+
+func jsonTwice(dst, b []byte) []byte {
+	once := json(make([]byte, 0, worst*len(b)), b, "", "", lowerDigits)
+	defer clear(once)
+	// Two rounds of the worst case would grow beyond worst; \u00 is only escaped
+	// once more by its backslash, and keys with control bytes never pass swap.
+	if len(once)*2 > worst*len(b) {
+		return append(dst, once...)
+	}
+	return json(dst, once, "", "", lowerDigits)
+}
+
+func json(dst, b []byte, backslashed, coded, digits string) []byte {
+	for _, c := range b {
+		short := strings.IndexByte("\b\f\n\r\t", c)
+		switch {
+		case short >= 0:
+			dst = append(dst, '\\', "bfnrt"[short])
+		case c < ' ' || strings.IndexByte(coded, c) >= 0:
+			dst = append(dst, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
+		case c == '"' || c == '\\' || strings.IndexByte(backslashed, c) >= 0:
+			dst = append(dst, '\\', c)
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// The HTML encoders: text content; Go's html/template; Python's html.escape; and
+// the Mustache family. Each entity stands behind the byte that it replaces.
+func htmlPlain(dst, b []byte) []byte  { return html(dst, b) }
+func htmlGo(dst, b []byte) []byte     { return html(dst, b, `"&#34;`, `'&#39;`, `+&#43;`) }
+func htmlPython(dst, b []byte) []byte { return html(dst, b, `"&quot;`, `'&#x27;`) }
+
+func htmlMustache(dst, b []byte) []byte {
+	return html(dst, b, `"&quot;`, `'&#39;`, `/&#x2F;`, "`&#x60;", `=&#x3D;`)
+}
+
+func html(dst, b []byte, more ...string) []byte {
+	for _, c := range b {
+		switch c {
+		case '&':
+			dst = append(dst, "&amp;"...)
+		case '<':
+			dst = append(dst, "&lt;"...)
+		case '>':
+			dst = append(dst, "&gt;"...)
+		default:
+			dst = appendEntity(dst, c, more)
+		}
+	}
+	return dst
+}
+
+func appendEntity(dst []byte, c byte, more []string) []byte {
+	for _, m := range more {
+		if m[0] == c {
+			return append(dst, m[1:]...)
+		}
+	}
+	return append(dst, c)
+}
+
+func htmlDecimal(dst, b []byte) []byte {
+	for _, c := range b {
+		dst = append(dst, '&', '#')
+		dst = strconv.AppendUint(dst, uint64(c), 10)
+		dst = append(dst, ';')
+	}
+	return dst
+}

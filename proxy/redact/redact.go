@@ -1,0 +1,152 @@
+// Package redact hides real keys in what upstreams answer: each occurrence of a
+// key, or of one of the forms that servers echo it in, becomes the placeholder
+// that the agent knows, or a mask. Every replacement has the length of what it
+// replaces, so that Content-Length, chunk sizes and frames stay as they are.
+//
+// The forms are listed in forms.go. What they do not cover (encryption,
+// compression inside a body, a key sent in pieces over several answers, base64
+// broken into lines) is out of reach: the binding of a key to its hosts is the
+// boundary, redaction is what makes an honest echo harmless.
+package redact
+
+import (
+	"bytes"
+	"crypto/subtle"
+
+	"github.com/superserve/superserve/secretd/api"
+)
+
+// minKey is the shortest key that is searched for, in bytes. Replacing every
+// occurrence of fewer bytes would destroy ordinary text and hide nothing.
+const minKey = 4
+
+// MinKey is the length in bytes below which New leaves a key alone; swap refuses
+// to send such a key.
+const MinKey = minKey
+
+// maxKeys is how many keys a Set takes before it ignores further surroundings of
+// keys that it has.
+const maxKeys = 32
+
+// Pair is one real key and what takes its place.
+type Pair struct {
+	// Secret reveals the key. New copies the current value.
+	Secret api.Secret
+	// Placeholder is what the agent knows the key by.
+	Placeholder string
+	// Before and After surround the key in Basic credentials that were sent, for
+	// instance "x-access-token:" and "". Both empty: the key was not sent so.
+	Before, After string
+}
+
+// Set is what to search for: every form of the values that some Pairs had when
+// New read them. It never changes and is safe for concurrent use, except Close.
+type Set struct {
+	keys  []key
+	forms []form
+	table table
+	arena arena
+	// longest is the length of the longest form, in bytes; tail is how many bytes
+	// at the end of a chunk may begin a form without a sampled word (table.go).
+	longest, tail int
+	// first and bigrams hold the first byte and the first two bytes of each form.
+	first   [256]bool
+	bigrams []uint64
+	// short is true when some form is shorter than a word.
+	short bool
+}
+
+// key is a pair with its value copied into the arena.
+type key struct {
+	value, placeholder, before, after []byte
+}
+
+// New returns the Set of the current values of pairs, which takes 10–50 µs a key.
+// A key that is gone (nil) or shorter than MinKey is left out. Close wipes the
+// copies.
+func New(pairs []Pair) *Set { return build(nil, pairs) }
+
+// With returns a Set that covers s and the current values of pairs: s itself when
+// it does already, which costs a comparison a pair and allocates nothing. Values
+// that s knew and that were rotated since stay covered. s may be nil.
+func (s *Set) With(pairs []Pair) *Set {
+	if s == nil {
+		return build(nil, pairs)
+	}
+	for i := range pairs {
+		if !s.covers(&pairs[i]) {
+			return build(s.keys, pairs)
+		}
+	}
+	return s
+}
+
+// covers reports whether the forms of p are in s. The surroundings of a key are
+// the agent's to choose, so beyond maxKeys of them the forms that do not depend
+// on them must do.
+func (s *Set) covers(p *Pair) bool {
+	value := p.Secret()
+	if len(value) < minKey {
+		return true
+	}
+	full := len(s.keys) >= maxKeys
+	for i := range s.keys {
+		k := &s.keys[i]
+		if string(k.placeholder) == p.Placeholder && (full || string(k.before) == p.Before && string(k.after) == p.After) &&
+			subtle.ConstantTimeCompare(k.value, value) == 1 {
+			return true
+		}
+	}
+	return false
+}
+
+func build(keys []key, pairs []Pair) *Set {
+	s := &Set{}
+	for _, k := range keys {
+		s.take(k)
+	}
+	for i := range pairs {
+		p := &pairs[i]
+		if value := p.Secret(); len(value) >= minKey && !s.covers(p) {
+			s.take(key{value, []byte(p.Placeholder), []byte(p.Before), []byte(p.After)})
+		}
+	}
+	for _, k := range s.keys {
+		s.addForms(k)
+	}
+	s.index()
+	return s
+}
+
+func (s *Set) take(k key) {
+	k.value = s.arena.copy(k.value)
+	s.keys = append(s.keys, k)
+}
+
+// Empty reports whether there is nothing to search for.
+func (s *Set) Empty() bool { return s == nil || len(s.forms) == 0 }
+
+// Close wipes every copy of a key that the Set holds. No Stream of the Set may be
+// used any more.
+func (s *Set) Close() {
+	s.arena.wipe()
+	clear(s.table.slots)
+	*s = Set{}
+}
+
+// Value redacts a complete value, such as that of a header field. It returns p
+// itself when there is nothing to hide, else a new slice of the same length. A
+// value that ends in a long beginning of a key has that hidden too.
+func (s *Set) Value(p []byte) []byte {
+	if s.Empty() {
+		return p
+	}
+	st := Stream{set: s}
+	found := st.find(p)
+	if len(st.hits) == 0 && !found.cut(len(p)) {
+		return p
+	}
+	out := bytes.Clone(p)
+	st.finish(out, found)
+	return out
+}

@@ -1,0 +1,208 @@
+package swap
+
+import (
+	"context"
+	"errors"
+
+	"github.com/superserve/superserve/proxy/redact"
+	"github.com/superserve/superserve/secretd/api"
+)
+
+// Judge decides what becomes of a request to t with the given fields. nil, nil:
+// forward it unchanged. A Plan: forward it with the plan's edits, all of which
+// must be written (rule R3: every secret was resolved before Judge returned). A
+// Refusal: answer that, and send nothing upstream.
+//
+// A request without a credential, such as git's first, is always fine. ctx bounds
+// the wait for the Resolver. Without credential fields Judge allocates nothing.
+func (s *Swapper) Judge(ctx context.Context, t Target, fields []Field) (*Plan, *Refusal) {
+	var space [4]finding
+	found := space[:0]
+	for i := range fields {
+		name := s.names.find(fields[i].Name)
+		if name == "" {
+			continue
+		}
+		found = append(found, finding{index: i, name: name, value: fields[i].Value})
+		s.examine(&found[len(found)-1])
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	return s.judge(ctx, &t, found)
+}
+
+func (s *Swapper) judge(ctx context.Context, t *Target, found []finding) (*Plan, *Refusal) {
+	strict := s.strict(t)
+	count := 0
+	for i := range found {
+		f := &found[i]
+		if r := s.refuse(t, f, strict); r != nil {
+			return nil, r
+		}
+		if r := refuseDuplicate(found[:i], f, strict); r != nil {
+			return nil, r
+		}
+		count += f.count
+	}
+	if count == 0 {
+		return nil, nil
+	}
+	for i := range found {
+		if r := s.resolve(ctx, t, &found[i]); r != nil {
+			return nil, r
+		}
+	}
+	return newPlan(found), nil
+}
+
+// strict returns the entry that forbids the agent's own credentials at t, nil when
+// none is bound there or all allow them.
+func (s *Swapper) strict(t *Target) *entry {
+	for e := range s.at(t) {
+		if !e.Binding.AllowOwn {
+			return e
+		}
+	}
+	return nil
+}
+
+// refuse judges one field by itself.
+func (s *Swapper) refuse(t *Target, f *finding, strict *entry) *Refusal {
+	switch f.kind {
+	case own:
+		if strict != nil {
+			return s.foreign(t, f, strict)
+		}
+	case unknown:
+		return s.unknown(f)
+	case misfit:
+		return s.place(t, f, f.about)
+	case exact:
+		for i := range f.count {
+			if r := s.refusePart(t, f, &f.parts[i]); r != nil {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+// refusePart judges where one placeholder stands, and settles on the use that lets
+// it stand there.
+func (s *Swapper) refusePart(t *Target, f *finding, p *part) *Refusal {
+	b := &p.Binding
+	switch {
+	case !b.Bound():
+		return s.unbound(t, p.entry)
+	case !t.TLS && !b.Plaintext && p.goesToName(t):
+		return s.plaintext(t, p.entry)
+	case !p.goesTo(t):
+		return s.mismatch(t, p.entry)
+	case !t.TLS && !b.Plaintext:
+		return s.plaintext(t, p.entry)
+	}
+	use, ok := allowed(b.Uses, p.use, f.name)
+	if !ok {
+		return s.place(t, f, p.entry)
+	}
+	p.use = use
+	return nil
+}
+
+// allowed returns the use of a binding that covers a place. A binding without uses
+// covers every credential field.
+func allowed(uses []api.Use, place api.Use, name string) (api.Use, bool) {
+	if len(uses) == 0 {
+		return place, true
+	}
+	for _, u := range uses {
+		if covers(u, place, name) {
+			return u, true
+		}
+	}
+	return api.Use{}, false
+}
+
+// covers reports whether u lets a secret stand at place, in the field name. Bearer
+// without a word of its own covers GitHub's "token" too; header:authorization
+// covers every scheme but Basic.
+func covers(u, place api.Use, name string) bool {
+	switch u.Kind {
+	case api.UseBearer:
+		return place.Kind == api.UseBearer && (u.Arg == place.Arg || u.Arg == "" && place.Arg == "token")
+	case api.UseHeader:
+		return place.Kind != api.UseBasic && equalFold([]byte(u.Arg), name)
+	case api.UseBasic:
+		return place.Kind == api.UseBasic && (u.Arg == "" || u.Arg == place.Arg)
+	}
+	return false
+}
+
+// refuseDuplicate refuses a second field of the same name: which of the two an
+// upstream reads is anyone's guess.
+func refuseDuplicate(before []finding, f *finding, strict *entry) *Refusal {
+	for i := range before {
+		b := &before[i]
+		if b.name == f.name && (strict != nil || b.count+f.count > 0) {
+			return duplicate(f)
+		}
+	}
+	return nil
+}
+
+// resolve asks for the values of one field, and checks that they can be sent.
+func (s *Swapper) resolve(ctx context.Context, t *Target, f *finding) *Refusal {
+	for i := range f.count {
+		p := &f.parts[i]
+		req := api.ResolveRequest{Placeholder: p.Placeholder, Host: t.Host, Port: t.Port, Use: p.use}
+		if t.Host == "" {
+			req.Addr = t.Addr.Unmap().String()
+		}
+		secret, err := s.resolver.Resolve(ctx, req)
+		if err != nil {
+			return s.failed(t, f, p.entry, err)
+		}
+		if err := check(secret(), f, p); err != nil {
+			return s.failed(t, f, p.entry, err)
+		}
+		p.secret = secret
+	}
+	return nil
+}
+
+var (
+	errShort = errors.New("is too short")
+	errBytes = errors.New("holds bytes that no header field may")
+	errColon = errors.New("holds a colon")
+)
+
+// check tells whether value can stand in a field (RFC 9110 §5.5), or in the user
+// half of Basic credentials, and whether an answer can be searched for it.
+func check(value []byte, f *finding, p *part) error {
+	if value == nil {
+		return api.ErrRevoked
+	}
+	if len(value) < redact.MinKey {
+		return errShort
+	}
+	colon := false
+	for _, c := range value {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return errBytes
+		}
+		colon = colon || c == ':'
+	}
+	// Without a password half the secret is the whole pair, and brings its colon.
+	if colon && f.basic && p.use.Kind == api.UseBasic && p.start == 0 && p.end < basicLen(f) {
+		return errColon
+	}
+	return nil
+}
+
+func basicLen(f *finding) int {
+	var space [maxBasic]byte
+	_, rest := cutScheme(f.value)
+	text, _ := decodeBasic(space[:0], f.value[rest:])
+	return len(text)
+}
