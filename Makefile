@@ -1,0 +1,55 @@
+# superserve. `make demo` shows it, `make test` proves it; both set up what they need.
+# The release of Go is the one of go.mod: older ones have known faults in net/http.
+export GOTOOLCHAIN := go1.26.11
+export CGO_ENABLED := 0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+FLAGS   := -trimpath -ldflags '-s -w -X github.com/superserve/superserve/cli.version=$(VERSION)'
+ROOT    := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
+
+.PHONY: help setup build generate test unit race e2e bench demo doctor lint vet clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what the tests need (Debian 12; quick when it is there)
+	@scripts/setup test
+
+build: ## bin/superserve (with gVisor inside) and bin/secretd, both static
+	go build $(FLAGS) -o bin/ ./cli/superserve ./cli/secretd
+
+generate: ## compile the BPF programs again; a clean tree stays clean
+	@scripts/setup generate
+	go generate ./bpf
+
+test: setup build vet unit e2e ## the whole suite: unit, privileged and end to end
+
+unit: ## tests beside the code; as root the privileged ones too
+	$(ROOT) go test ./...
+
+race: ## the same under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(ROOT) go test -race ./bpf/... ./proxy/... ./runtime/... ./secretd/... ./cli
+
+e2e: build ## real clients in real sandboxes against upstreams on this machine
+	@scripts/setup test
+	$(ROOT) go test -tags e2e -count=1 -timeout 40m ./cli/e2e/
+
+bench: build ## ratios against a splice, nginx and runsc alone
+	@scripts/setup test
+	$(ROOT) go test -tags e2e -count=1 -timeout 40m -run '^$$' -bench . -benchtime 1x ./cli/e2e/
+
+demo: build ## the main job: what the agent sees and what the upstream sees
+	@scripts/setup demo
+	$(ROOT) go run ./examples/demo
+
+doctor: build ## what this machine offers and lacks
+	$(ROOT) bin/superserve doctor
+
+lint: vet ## vet, and formatting
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+
+vet: ## the compiler's second opinion
+	go vet ./... && go vet -tags e2e ./cli/e2e/
+
+clean: ## remove what was built
+	rm -rf bin cli/e2e/testdata/node/node_modules
