@@ -13,9 +13,9 @@ type encoder func(dst, b []byte) []byte
 func encoders() []encoder {
 	return []encoder{
 		raw, hex.AppendEncode, hexUpper,
-		percentUpper, percentLower, percentSlash, percentComponent, percentPath, percentPlus,
-		jsonPlain, jsonSlash, jsonGo, jsonUpper, jsonNet, jsonTwice,
-		htmlPlain, htmlGo, htmlPython, htmlMustache,
+		percentUpper, percentLower, percentSlash, percentComponent, percentPath, percentUser, percentPlus,
+		jsonPlain, jsonSlash, jsonGo, jsonUpper, jsonNet, jsonTwice, jsonGoTwice,
+		htmlPlain, htmlString, htmlGo, htmlPython, htmlMustache,
 	}
 }
 
@@ -51,17 +51,18 @@ func each(before, digits, after string) encoder {
 }
 
 // The percent-encodings: RFC 3986 §2.3 with digits of either case; Python's quote,
-// which leaves the slash; encodeURIComponent; Go's PathEscape; and forms, which
-// write a space as plus.
-func percentUpper(dst, b []byte) []byte     { return percent(dst, b, "", upperDigits) }
-func percentLower(dst, b []byte) []byte     { return percent(dst, b, "", lowerDigits) }
-func percentSlash(dst, b []byte) []byte     { return percent(dst, b, "/", upperDigits) }
-func percentComponent(dst, b []byte) []byte { return percent(dst, b, "!*'()", upperDigits) }
-func percentPath(dst, b []byte) []byte      { return percent(dst, b, "$&+=:@", upperDigits) }
+// which leaves the slash; encodeURIComponent; Go's PathEscape and userinfo; and
+// forms, which write a space as plus.
+func percentUpper(dst, b []byte) []byte     { return appendPercent(dst, b, "", upperDigits) }
+func percentLower(dst, b []byte) []byte     { return appendPercent(dst, b, "", lowerDigits) }
+func percentSlash(dst, b []byte) []byte     { return appendPercent(dst, b, "/", upperDigits) }
+func percentComponent(dst, b []byte) []byte { return appendPercent(dst, b, "!*'()", upperDigits) }
+func percentPath(dst, b []byte) []byte      { return appendPercent(dst, b, "$&+=:@", upperDigits) }
+func percentUser(dst, b []byte) []byte      { return appendPercent(dst, b, "$&+,;=", upperDigits) }
 
 func percentPlus(dst, b []byte) []byte {
 	at := len(dst)
-	dst = percent(dst, b, " ", upperDigits)
+	dst = appendPercent(dst, b, " ", upperDigits)
 	for i := at; i < len(dst); i++ {
 		if dst[i] == ' ' {
 			dst[i] = '+'
@@ -70,7 +71,7 @@ func percentPlus(dst, b []byte) []byte {
 	return dst
 }
 
-func percent(dst, b []byte, safe, digits string) []byte {
+func appendPercent(dst, b []byte, safe, digits string) []byte {
 	for _, c := range b {
 		if isAlnum(c) || strings.IndexByte("-_.~", c) >= 0 || strings.IndexByte(safe, c) >= 0 {
 			dst = append(dst, c)
@@ -88,24 +89,27 @@ func isAlnum(c byte) bool {
 // The JSON encoders: what RFC 8259 §7 demands; PHP, which escapes the slash; Go
 // and Rails, which escape HTML in lower case; others that do so in upper case;
 // System.Text.Json, which adds the plus and quotes; and JSON inside JSON.
-func jsonPlain(dst, b []byte) []byte { return json(dst, b, "", "", lowerDigits) }
-func jsonSlash(dst, b []byte) []byte { return json(dst, b, "/", "", lowerDigits) }
-func jsonGo(dst, b []byte) []byte    { return json(dst, b, "", "<>&", lowerDigits) }
-func jsonUpper(dst, b []byte) []byte { return json(dst, b, "", "<>&'", upperDigits) }
-func jsonNet(dst, b []byte) []byte   { return json(dst, b, "", "<>&'\"+`", upperDigits) }
+func jsonPlain(dst, b []byte) []byte { return appendJSON(dst, b, "", "", lowerDigits) }
+func jsonSlash(dst, b []byte) []byte { return appendJSON(dst, b, "/", "", lowerDigits) }
+func jsonGo(dst, b []byte) []byte    { return appendJSON(dst, b, "", "<>&", lowerDigits) }
+func jsonUpper(dst, b []byte) []byte { return appendJSON(dst, b, "", "<>&'", upperDigits) }
+func jsonNet(dst, b []byte) []byte   { return appendJSON(dst, b, "", "<>&'\"+`", upperDigits) }
 
-func jsonTwice(dst, b []byte) []byte {
-	once := json(make([]byte, 0, worst*len(b)), b, "", "", lowerDigits)
+func jsonTwice(dst, b []byte) []byte   { return twice(dst, b, jsonPlain) }
+func jsonGoTwice(dst, b []byte) []byte { return twice(dst, b, jsonGo) }
+
+func twice(dst, b []byte, e encoder) []byte {
+	once := e(make([]byte, 0, worst*len(b)), b)
 	defer clear(once)
-	// Two rounds of the worst case would grow beyond worst; \u00 is only escaped
-	// once more by its backslash, and keys with control bytes never pass swap.
+	// A key of many escapes would outgrow worst. Only control bytes and < > & in
+	// bulk do that, and no provider's key is made of those.
 	if len(once)*2 > worst*len(b) {
 		return append(dst, once...)
 	}
-	return json(dst, once, "", "", lowerDigits)
+	return e(dst, once)
 }
 
-func json(dst, b []byte, backslashed, coded, digits string) []byte {
+func appendJSON(dst, b []byte, backslashed, coded, digits string) []byte {
 	for _, c := range b {
 		short := strings.IndexByte("\b\f\n\r\t", c)
 		switch {
@@ -122,17 +126,18 @@ func json(dst, b []byte, backslashed, coded, digits string) []byte {
 	return dst
 }
 
-// The HTML encoders: text content; Go's html/template; Python's html.escape; and
-// the Mustache family. Each entity stands behind the byte that it replaces.
-func htmlPlain(dst, b []byte) []byte  { return html(dst, b) }
-func htmlGo(dst, b []byte) []byte     { return html(dst, b, `"&#34;`, `'&#39;`, `+&#43;`) }
-func htmlPython(dst, b []byte) []byte { return html(dst, b, `"&quot;`, `'&#x27;`) }
+// The HTML encoders: text content; Go's html and html/template; Python's
+// html.escape; and the Mustache family. Each entity stands behind the byte that it replaces.
+func htmlPlain(dst, b []byte) []byte  { return appendHTML(dst, b) }
+func htmlString(dst, b []byte) []byte { return appendHTML(dst, b, `"&#34;`, `'&#39;`) }
+func htmlGo(dst, b []byte) []byte     { return appendHTML(dst, b, `"&#34;`, `'&#39;`, `+&#43;`) }
+func htmlPython(dst, b []byte) []byte { return appendHTML(dst, b, `"&quot;`, `'&#x27;`) }
 
 func htmlMustache(dst, b []byte) []byte {
-	return html(dst, b, `"&quot;`, `'&#39;`, `/&#x2F;`, "`&#x60;", `=&#x3D;`)
+	return appendHTML(dst, b, `"&quot;`, `'&#39;`, `/&#x2F;`, "`&#x60;", `=&#x3D;`)
 }
 
-func html(dst, b []byte, more ...string) []byte {
+func appendHTML(dst, b []byte, more ...string) []byte {
 	for _, c := range b {
 		switch c {
 		case '&':

@@ -30,9 +30,8 @@ func (u Used) Pair() redact.Pair {
 	return redact.Pair{Secret: u.Secret, Placeholder: u.Placeholder, Before: u.Before, After: u.After}
 }
 
-// AppendPairs appends the Pair of each secret. Give them to redact.Set.With before
-// the request is written and once more after: a secret that rotates in between is
-// then covered with both values.
+// AppendPairs appends the Pair of each secret, for redact.Set.With before the
+// request is written.
 func (p *Plan) AppendPairs(dst []redact.Pair) []redact.Pair {
 	for i := range p.Secrets {
 		dst = append(dst, p.Secrets[i].Pair())

@@ -22,7 +22,9 @@ import (
 
 // Resolver reveals the value behind a placeholder for one destination, or says
 // why not: api.ErrRevoked, api.ErrUnavailable, api.ErrUnknown, api.ErrUnbound or
-// api.ErrHost. lease.Lease is one.
+// api.ErrHost. The Secret goes on revealing the value of that moment, so that what
+// was checked, what is sent and what answers are searched for are one. lease.Lease
+// is one.
 type Resolver interface {
 	Resolve(ctx context.Context, r api.ResolveRequest) (api.Secret, error)
 }
