@@ -1,0 +1,161 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A tree is a detached copy of a mount: of the project, of a shared directory, of the host's /usr.
+type tree struct {
+	f   *os.File
+	dir bool
+}
+
+// trees are the detached copies that a bundle is put together from.
+type trees struct {
+	usr     map[string]tree // by path on the host
+	project tree
+	home    tree
+	mounts  []tree // in the order of Config.Mounts
+}
+
+func (t *trees) close() {
+	if t == nil {
+		return
+	}
+	all := append([]tree{t.project, t.home}, t.mounts...)
+	for _, u := range t.usr {
+		all = append(all, u)
+	}
+	for _, one := range all {
+		if one.f != nil {
+			one.f.Close()
+		}
+	}
+}
+
+// openTrees copies what the configuration takes from the host. On an error it returns what is open so far.
+func (b *Bundle) openTrees() (*trees, error) {
+	t := &trees{usr: make(map[string]tree)}
+	if err := b.openTools(t); err != nil {
+		return t, err
+	}
+	var err error
+	if b.cfg.Project != "" {
+		if t.project, err = b.openOwned(b.cfg.Project, b.cfg.Shared); err != nil {
+			return t, fmt.Errorf("open project %q: %w", b.cfg.Project, err)
+		}
+	}
+	if b.cfg.Home != "" {
+		if t.home, err = b.openOwned(b.cfg.Home, true); err != nil {
+			return t, fmt.Errorf("open home %q: %w", b.cfg.Home, err)
+		}
+	}
+	for _, m := range b.cfg.Mounts {
+		one, err := b.openOwned(m.Source, !m.ReadOnly)
+		if err != nil {
+			return t, fmt.Errorf("open mount %q: %w", m.Source, err)
+		}
+		t.mounts = append(t.mounts, one)
+	}
+	return t, nil
+}
+
+// openOwned copies a tree such that its owner appears as the agent. Where the file system cannot be id-mapped
+// (before Linux 5.12; overlayfs, NFS and others at any version) a tree that is only read is shown as it is; one that
+// is to be written cannot be, and is refused.
+func (b *Bundle) openOwned(path string, write bool) (tree, error) {
+	t, err := openTree(path)
+	if err != nil {
+		return tree{}, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(t.f.Fd()), &st); err != nil {
+		t.f.Close()
+		return tree{}, err
+	}
+	err = mapTree(t.f, b.cfg.IDs.owned(st.Uid, AgentUID), b.cfg.IDs.owned(st.Gid, AgentGID))
+	switch {
+	case err == nil:
+		return t, nil
+	case write:
+		t.f.Close()
+		return tree{}, fmt.Errorf("map owner to the agent: %w", err)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP):
+		b.note("%s cannot be id-mapped (%v): the agent sees it as nobody's, and not what others may not read", path, err)
+		return t, nil
+	}
+	t.f.Close()
+	return tree{}, err
+}
+
+// openTree copies the mounts at path and below, detached from any namespace.
+func openTree(path string) (tree, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return tree{}, fmt.Errorf("open tree: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return tree{}, err
+	}
+	return tree{f, st.IsDir()}, nil
+}
+
+// mapTree id-maps a detached tree (mount_setattr(2), Linux 5.12).
+func mapTree(f *os.File, uids, gids []syscall.SysProcIDMap) error {
+	ns, err := userNS(uids, gids)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return setTree(f, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
+}
+
+func setTree(f *os.File, attr *unix.MountAttr) error {
+	return unix.MountSetattr(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr)
+}
+
+// attach mounts the tree at path, which must exist and be of the same kind.
+func (t tree) attach(path string) error {
+	err := unix.MoveMount(int(t.f.Fd()), "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("mount %q on %q: %w", t.f.Name(), path, err)
+	}
+	return nil
+}
+
+// bind shows the host's file or directory src at dst.
+func bind(src, dst string) error {
+	t, err := openTree(src)
+	if err != nil {
+		return err
+	}
+	defer t.f.Close()
+	return t.attach(dst)
+}
+
+// seal makes everything mounted at and below dir read-only and free of devices and set-uid files, in a way that the
+// sandbox's own user namespace cannot take back (mount_namespaces(7), locked flags).
+func seal(dir string) error {
+	t, err := openTree(dir)
+	if err != nil {
+		return err
+	}
+	defer t.f.Close()
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if err := setTree(t.f, attr); err != nil {
+		return fmt.Errorf("make %q read-only: %w", dir, err)
+	}
+	return t.attach(dir)
+}
+
+// inside is the path on the host side of p, a path in the sandbox.
+func (b *Bundle) inside(p string) string { return filepath.Join(b.rootDir(), p) }

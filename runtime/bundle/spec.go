@@ -1,0 +1,101 @@
+package bundle
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// The limits of one agent's processes. They bound accidents; what a run may take from the host is bounded by its cgroup.
+const (
+	maxFiles = 1 << 20
+	maxCore  = 0
+)
+
+// writeSpec writes config.json into the bundle's directory.
+func (b *Bundle) writeSpec() error {
+	data, err := json.Marshal(b.spec())
+	if err != nil {
+		return fmt.Errorf("encode spec: %w", err)
+	}
+	return os.WriteFile(filepath.Join(b.Dir(), "config.json"), data, 0o600)
+}
+
+// spec is the OCI runtime spec. It has no annotations at all: gVisor takes some of its flags from them.
+func (b *Bundle) spec() *specs.Spec {
+	return &specs.Spec{
+		Version:  "1.1.0",
+		Hostname: b.hostname(),
+		Process: &specs.Process{
+			Terminal:        b.cfg.Terminal,
+			User:            specs.User{UID: AgentUID, GID: AgentGID},
+			Args:            b.cfg.Command,
+			Env:             b.environment(),
+			Cwd:             b.cwd(),
+			Capabilities:    &specs.LinuxCapabilities{},
+			NoNewPrivileges: true,
+			Rlimits: []specs.POSIXRlimit{
+				{Type: "RLIMIT_NOFILE", Soft: maxFiles, Hard: maxFiles},
+				{Type: "RLIMIT_CORE", Soft: maxCore, Hard: maxCore},
+			},
+		},
+		// Not Readonly: the overlay above it is the agent's to write.
+		Root:   &specs.Root{Path: b.rootDir()},
+		Mounts: b.mounts(),
+		Linux: &specs.Linux{
+			Namespaces:  b.namespaces(),
+			UIDMappings: b.cfg.IDs.mapping(),
+			GIDMappings: b.cfg.IDs.mapping(),
+		},
+	}
+}
+
+func (b *Bundle) namespaces() []specs.LinuxNamespace {
+	ns := []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+		// Without it a sentry on the host's network stack keeps CAP_NET_ADMIN over the namespace it is in.
+		{Type: specs.UserNamespace},
+	}
+	if b.cfg.NetNS != "" {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: b.cfg.NetNS})
+	}
+	return ns
+}
+
+func (b *Bundle) mounts() []specs.Mount {
+	ms := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc"},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"ro", "nosuid", "nodev", "noexec"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts"},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777", "nosuid", "nodev"}},
+		{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777", "nosuid", "nodev"}},
+	}
+	if b.cfg.Shared && b.cfg.Project != "" {
+		ms = append(ms, b.shared("workspace", Workspace, false))
+	}
+	if b.cfg.Home != "" {
+		ms = append(ms, b.shared("home", Home, false))
+	}
+	for i, m := range b.cfg.Mounts {
+		ms = append(ms, b.shared(fmt.Sprint(i), m.Destination, m.ReadOnly))
+	}
+	return ms
+}
+
+// shared is a mount whose writes reach the host, unless it is read-only.
+func (b *Bundle) shared(name, dst string, readOnly bool) specs.Mount {
+	m := specs.Mount{
+		Destination: dst,
+		Type:        "bind",
+		Source:      filepath.Join(b.mountDir(), name),
+		Options:     []string{"rbind", "rw", "nosuid", "nodev"},
+	}
+	if readOnly {
+		m.Options[1] = "ro"
+	}
+	return m
+}
