@@ -9,7 +9,7 @@ package sandbox
 // Network says what the agent may reach. The zero value is the public internet over TCP.
 type Network struct {
 	Mode         string   `json:"mode,omitempty"`          // "public" (also ""), "bound" (only hosts bound to secrets) or "none"
-	Allow        []string `json:"allow,omitempty"`         // names, wildcards or CIDRs with an optional port; if not nil, only these and bound hosts
+	Allow        []string `json:"allow"`                   // names, wildcards or CIDRs with an optional port; if not nil, even if empty, only these and bound hosts
 	Deny         []string `json:"deny,omitempty"`          // the same forms; always wins
 	AllowPrivate []string `json:"allow_private,omitempty"` // CIDRs of private space that rules may reach
 }
