@@ -37,3 +37,13 @@ func atLeast(names ...string) cobra.PositionalArgs {
 		return nil
 	}
 }
+
+// atMostOne takes no argument or one.
+func atMostOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return exactly(name)(cmd, args)
+		}
+		return nil
+	}
+}

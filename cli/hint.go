@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/superserve/superserve/runtime/agent"
+	"github.com/superserve/superserve/secretd/api"
 )
 
 // errNotRoot says that a command needs to be root and is not.
@@ -20,7 +21,13 @@ type advice struct {
 // hints is the one table of advice: libraries give none. The first entry that matches is said.
 var hints = []advice{
 	{errNotRoot, "run it with sudo"},
+	{errNoSecretd, "build it with `make build`, or put it beside superserve"},
+	{errShort, "take it all the same with --allow-short"},
+	{api.ErrVersion, "stop the running secretd and try again: superserve starts the one it came with"},
+	{api.ErrDenied, "run it with sudo, or join the group superserve"},
+	{api.ErrUnavailable, "see `superserve doctor`"},
 	{agent.ErrNoManifest, "run `superserve init` in the project's folder"},
+	{errOtherSource, "if it is to take that agent's place and secrets: superserve deploy DIR"},
 	{errNoTerminal, "answer ahead with -y"},
 	{os.ErrPermission, "run it with sudo"},
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -61,7 +62,8 @@ func (sh *shell) execute(ctx context.Context, args []string) int {
 
 // report prints err as one line and, where there is advice for it, the advice as another.
 func (sh *shell) report(err error) {
-	fmt.Fprintf(sh.err, "%s %s\n", sh.paint(sh.err, red, "Error:"), escapeText(err.Error()))
+	text := strings.ReplaceAll(err.Error(), "\n", "; ") // errors.Join puts each on a line
+	fmt.Fprintf(sh.err, "%s %s\n", sh.paint(sh.err, red, "Error:"), escapeText(text))
 	if advice := hint(err); advice != "" {
 		fmt.Fprintf(sh.err, "hint: %s\n", advice)
 	}
@@ -104,7 +106,9 @@ the real keys are put into its requests on the way out, for the hosts they are b
 // commands lists every command of the tool, in the order of a first use.
 func (sh *shell) commands() []*cobra.Command {
 	return []*cobra.Command{
+		sh.secretsCommand(),
 		sh.initCommand(),
+		sh.deployCommand(),
 		sh.agentsCommand(),
 		sh.versionCommand(),
 	}

@@ -1,0 +1,125 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/superserve/superserve/runtime/agent"
+	"github.com/superserve/superserve/secretd/api"
+)
+
+func (sh *shell) deployCommand() *cobra.Command {
+	var name string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "deploy [DIR]",
+		Short: "Take a copy of a project, to be run by its name",
+		Long: `Take a copy of a project, to be run by its name. What superserve.yaml ignores stays out, and so do
+.git, caches and every file whose name begins with .env. Agents that run keep the files they began with.`,
+		Args: atMostOne("DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) > 0 {
+				dir = args[0]
+			}
+			return sh.deploy(cmd.Context(), dir, name, yes)
+		},
+	}
+	cmd.Flags().StringVarP(&name, "name", "n", "", "deploy under another `NAME` than superserve.yaml's")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "replace an agent of that name without asking")
+	return cmd
+}
+
+func (sh *shell) deploy(ctx context.Context, dir, name string, yes bool) error {
+	m, err := loadProject(dir, name)
+	if err != nil {
+		return err
+	}
+	registry, err := sh.registry()
+	if err != nil {
+		return err
+	}
+	if _, err := registry.Get(m.Name); err == nil && !yes {
+		if ok, err := sh.confirm(fmt.Sprintf("Agent '%s' already exists. Redeploy?", m.Name)); !ok {
+			return err
+		}
+	}
+	a, err := sh.register(ctx, registry, m, dir)
+	if err != nil {
+		return err
+	}
+	sh.done("Deployed '%s' (%d files, %s)", a.Name, a.Files, size(a.Bytes))
+	return sh.remindSecrets(ctx, m)
+}
+
+// loadProject reads a project's manifest; name, if given, takes the place of the one in the file.
+func loadProject(dir, name string) (*agent.Manifest, error) {
+	if name != "" {
+		if err := api.CheckAgent(name); err != nil {
+			return nil, err
+		}
+	}
+	m, err := agent.Load(dir)
+	if err == nil && name != "" {
+		m.Name = name
+	}
+	return m, err
+}
+
+// register deploys and says what was left out because a copy of it means nothing.
+func (sh *shell) register(ctx context.Context, registry *agent.Registry, m *agent.Manifest, dir string) (*agent.Agent, error) {
+	a, err := registry.Deploy(ctx, m.Name, dir, m.Ignore)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range a.Special {
+		sh.note("%s is no regular file and was left out", escapeLine(name))
+	}
+	return a, nil
+}
+
+// remindSecrets names the command that sets what the agent still lacks.
+func (sh *shell) remindSecrets(ctx context.Context, m *agent.Manifest) error {
+	if len(m.Secrets) == 0 {
+		return nil
+	}
+	have, err := sh.secretsOf(ctx, m.Name)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, s := range m.Secrets {
+		if _, ok := have[s.Name]; !ok {
+			missing = append(missing, s.Name)
+		}
+	}
+	if len(missing) > 0 {
+		fmt.Fprintf(sh.out, "Set your secrets before running:\n  %s\n", setCommand(m.Name, missing))
+	}
+	return nil
+}
+
+// errOtherSource means that a folder names itself like an agent that came from another folder.
+var errOtherSource = errors.New("deployed from another folder")
+
+// deployFrom deploys dir for `run DIR`: silently where the agent came from the same folder before. A
+// folder that calls itself like an agent from elsewhere would be handed that agent's secrets, so this
+// is the operator's decision, by `deploy`.
+func (sh *shell) deployFrom(ctx context.Context, registry *agent.Registry, dir string) (*agent.Agent, error) {
+	m, err := agent.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	source, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if old, err := registry.Get(m.Name); err == nil && old.Source != source {
+		return nil, fmt.Errorf("agent '%s' is %w: %s", m.Name, errOtherSource, old.Source)
+	}
+	return sh.register(ctx, registry, m, dir)
+}
