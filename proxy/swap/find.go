@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/placeholder"
 )
 
 // kind is what a credential field turned out to hold.
@@ -44,7 +45,10 @@ type part struct {
 // addMarker adds the marker of a placeholder. All placeholders of a run share one,
 // so the list has one element, save for grants that were put together by hand.
 func addMarker(markers []string, p string) []string {
-	marker := p
+	marker := placeholder.Marker(p)
+	if marker == "" {
+		marker = p
+	}
 	for _, known := range markers {
 		if known == marker {
 			return markers
@@ -196,9 +200,13 @@ func (s *Swapper) examineBasic(f *finding, rest int) {
 	if colon {
 		s.takeHalf(f, password, len(user)+1, "password")
 	}
-	if f.kind == unknown || f.count == 0 {
-		f.count = 0
-		s.misfit(f, text)
+	switch {
+	case f.kind != empty:
+		f.count = 0 // a half is spoilt
+	case f.count == 0:
+		s.misfit(f, text) // the marker crosses the colon
+	default:
+		f.kind = exact
 	}
 }
 
@@ -207,13 +215,10 @@ func (s *Swapper) examineBasic(f *finding, rest int) {
 func (s *Swapper) takeHalf(f *finding, half []byte, at int, side string) {
 	e := s.entries[string(half)]
 	if e == nil {
-		if s.marked(half) {
-			f.kind = unknown
+		if s.marked(half) && f.kind != unknown {
+			s.misfit(f, half)
 		}
 		return
-	}
-	if f.kind != unknown {
-		f.kind = exact
 	}
 	f.parts[f.count] = part{entry: e, start: at, end: at + len(half), use: api.Use{Kind: api.UseBasic, Arg: side}}
 	f.count++
