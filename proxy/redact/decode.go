@@ -151,8 +151,11 @@ func (s *stage) Read(p []byte) (int, error) {
 	}
 	n, err := s.r.Read(p)
 	s.n += int64(n)
-	if expands(s.n, s.in.n) {
+	switch {
+	case expands(s.n, s.in.n):
 		err = ErrExpansion
+	case s.in.n == 0 && errors.Is(err, io.ErrUnexpectedEOF):
+		err = io.EOF // the answer to a HEAD, or a 304, has a coding and no data
 	}
 	s.err = err
 	return n, err
@@ -169,10 +172,7 @@ func (s *stage) open() (err error) {
 	case "deflate":
 		s.r, err = openDeflate(s.in)
 	}
-	if err != nil {
-		return wireError(err)
-	}
-	return nil
+	return err
 }
 
 func (s *stage) openZstd() error {
@@ -197,15 +197,6 @@ func openDeflate(in io.Reader) (io.Reader, error) {
 		return nil, err
 	}
 	return flate.NewReader(b), nil
-}
-
-// wireError keeps an empty body an empty body: a HEAD's or 304's answer has a
-// coding and no data.
-func wireError(err error) error {
-	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return io.EOF
-	}
-	return err
 }
 
 func (s *stage) close() {
