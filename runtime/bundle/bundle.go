@@ -37,14 +37,10 @@ const (
 
 // Config describes one sandbox's world. Paths of the host are absolute.
 type Config struct {
-	ID       string   // of the run; [a-z0-9-]
-	Hostname string   // "" is "superserve"
-	IDs      IDs      // what the sandbox's ids are on the host
-	NetNS    string   // path of the network namespace; "" leaves the spec without one
-	Command  []string // argv; [0] is looked up in the agent's PATH
-	Env      []string // K=V, placeholders among them; wins over what the bundle sets
-	Dir      string   // under Workspace; "" is its top
-	Terminal bool     // stdio is a terminal
+	ID       string // of the run; [a-z0-9-]
+	Hostname string // "" is "superserve"
+	IDs      IDs    // what the sandbox's ids are on the host
+	NetNS    string // path of the network namespace; "" leaves the spec without one
 
 	Rootfs    string  // a directory to use as the root instead of the host's tools
 	Project   string  // host directory for Workspace; "" is an empty one
@@ -53,6 +49,14 @@ type Config struct {
 	Mounts    []Mount // further host files and directories
 	Resolvers []string
 	Trust     []byte // PEM, trusted beside the host's roots and the run's CA
+}
+
+// Process is what runs first in the sandbox.
+type Process struct {
+	Command  []string // argv; [0] is looked up in the agent's PATH
+	Env      []string // K=V, placeholders among them; wins over what the bundle sets
+	Dir      string   // under Workspace; "" is its top
+	Terminal bool     // its standard streams are a terminal
 }
 
 // Mount shows a file or directory of the host in the sandbox. Writes to it reach the host unless ReadOnly.
@@ -67,6 +71,7 @@ type Mount struct {
 type Bundle struct {
 	cfg   Config
 	base  string   // where the bundle's tmpfs is mounted, in its namespace only
+	proc  Process  // set by WriteSpec
 	root  *os.Root // the root's own tmpfs, writable for us, read-only for gVisor
 	calls chan call
 	done  chan struct{}
@@ -79,7 +84,8 @@ type call struct {
 	err chan error
 }
 
-// New makes the namespace and everything in it except what needs the run's CA (see Trust). It needs CAP_SYS_ADMIN.
+// New makes the namespace and everything in it that does not depend on the agent's secrets: those come with WriteSpec,
+// and the run's CA with Trust. It needs CAP_SYS_ADMIN.
 func New(cfg Config) (*Bundle, error) {
 	b := &Bundle{cfg: cfg, calls: make(chan call), done: make(chan struct{})}
 	ready := make(chan error)
@@ -137,10 +143,7 @@ func (b *Bundle) populate() (err error) {
 			return err
 		}
 	}
-	if err := b.buildRoot(trees); err != nil {
-		return err
-	}
-	return b.writeSpec()
+	return b.buildRoot(trees)
 }
 
 // Do runs f on the bundle's thread, inside its mount namespace, one f at a time. Processes that f starts see the

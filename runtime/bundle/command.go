@@ -15,13 +15,13 @@ var (
 	ErrNotExecutable = errors.New("permission denied")
 )
 
-// CheckCommand looks for Config.Command[0] as the sandbox will, so that a misspelt command costs no sandbox. It returns
-// an error that wraps ErrNotFound or ErrNotExecutable. What lies on a shared mount is not looked at: nil.
-func (b *Bundle) CheckCommand() error {
-	if len(b.cfg.Command) == 0 || b.cfg.Command[0] == "" {
+// checkCommand looks for the command as the sandbox will, so that a misspelt one costs no sandbox. What lies on a shared
+// mount is not looked at: nil.
+func (b *Bundle) checkCommand() error {
+	if len(b.proc.Command) == 0 || b.proc.Command[0] == "" {
 		return fmt.Errorf("empty command: %w", ErrNotFound)
 	}
-	name := b.cfg.Command[0]
+	name := b.proc.Command[0]
 	if strings.Contains(name, "/") {
 		if !path.IsAbs(name) {
 			name = path.Join(b.cwd(), name)
@@ -45,7 +45,7 @@ func (b *Bundle) wrapCommand(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%q: %w", b.cfg.Command[0], err)
+	return fmt.Errorf("%q: %w", b.proc.Command[0], err)
 }
 
 func (b *Bundle) path() string {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// environment is what the agent starts with: what tools expect, where the certificates are, then Config.Env, which
+// environment is what the agent starts with: what tools expect, where the certificates are, then Process.Env, which
 // wins. Nothing else of the host's environment enters: it may hold keys.
 func (b *Bundle) environment() []string {
 	env := []string{
@@ -29,7 +29,7 @@ func (b *Bundle) environment() []string {
 	}
 	// These two add to a list that the program brings along; the short file saves parsing 140 roots at each start.
 	env = append(env, "NODE_EXTRA_CA_CERTS="+runFile, "DENO_CERT="+runFile)
-	return merge(env, b.cfg.Env)
+	return merge(env, b.proc.Env)
 }
 
 // merge appends over to env, without the entries of env that it replaces.
@@ -72,4 +72,4 @@ func orElse(s, other string) string {
 	return s
 }
 
-func (b *Bundle) cwd() string { return path.Join(Workspace, path.Join("/", b.cfg.Dir)) }
+func (b *Bundle) cwd() string { return path.Join(Workspace, path.Join("/", b.proc.Dir)) }

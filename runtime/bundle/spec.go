@@ -15,7 +15,18 @@ const (
 	maxCore  = 0
 )
 
-// writeSpec writes config.json into the bundle's directory.
+// WriteSpec makes the bundle complete: an OCI runtime can create a container from it. It is called once. The error wraps
+// ErrNotFound or ErrNotExecutable when the command cannot be started.
+func (b *Bundle) WriteSpec(p Process) error {
+	b.proc = p
+	if err := b.checkCommand(); err != nil {
+		return err
+	}
+	return b.Do(b.writeSpec)
+}
+
+// writeSpec writes config.json into the bundle's directory, which is on a tmpfs: what the environment exposes of
+// secrets reaches no disk.
 func (b *Bundle) writeSpec() error {
 	data, err := json.Marshal(b.spec())
 	if err != nil {
@@ -30,9 +41,9 @@ func (b *Bundle) spec() *specs.Spec {
 		Version:  "1.1.0",
 		Hostname: b.hostname(),
 		Process: &specs.Process{
-			Terminal:        b.cfg.Terminal,
+			Terminal:        b.proc.Terminal,
 			User:            specs.User{UID: AgentUID, GID: AgentGID},
-			Args:            b.cfg.Command,
+			Args:            b.proc.Command,
 			Env:             b.environment(),
 			Cwd:             b.cwd(),
 			Capabilities:    &specs.LinuxCapabilities{},

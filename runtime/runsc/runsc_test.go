@@ -28,7 +28,7 @@ type cell struct {
 	dir string
 }
 
-func newCell(t *testing.T, cfg bundle.Config) *cell {
+func newCell(t *testing.T, cfg bundle.Config, p bundle.Process) *cell {
 	t.Helper()
 	runsctest.Root(t)
 	bin := runsctest.Binary(t)
@@ -40,6 +40,9 @@ func newCell(t *testing.T, cfg bundle.Config) *cell {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
+	if err := b.WriteSpec(p); err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	r, err := runsc.New(runsc.Config{Path: bin, State: b.State(), Scratch: dir, Network: "none", Debug: os.Getenv("RUNSC_DEBUG")})
 	if err != nil {
@@ -68,8 +71,7 @@ func (c *cell) start(o runsc.Options) *runsc.Container {
 // run runs a command to its end and returns what it wrote.
 func run(t *testing.T, cfg bundle.Config, command ...string) (string, runsc.Exit) {
 	t.Helper()
-	cfg.Command = command
-	c := newCell(t, cfg)
+	c := newCell(t, cfg, bundle.Process{Command: command})
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +104,7 @@ func TestExit(t *testing.T) {
 		{"passes 128 as the agent's own", []string{"/bin/sh", "-c", "exit 128"}, 128, ""},
 		{"adds 128 to a signal", []string{"/bin/sh", "-c", "kill -TERM $$"}, 143, ""},
 		{"adds 128 to SIGKILL", []string{"/bin/sh", "-c", "kill -KILL $$"}, 137, ""},
-		{"says why a command does not start", []string{"/no/such"}, 128, "no such file"},
+		{"says why a command does not start", []string{"/proc/no/such"}, 128, "no such file"},
 	} {
 		t.Run("it "+tt.name, func(t *testing.T) {
 			_, e := run(t, bundle.Config{}, tt.command...)
@@ -141,7 +143,7 @@ func TestRoot(t *testing.T) {
 }
 
 func TestHold(t *testing.T) {
-	c := newCell(t, bundle.Config{Command: []string{"/bin/echo", "ran"}})
+	c := newCell(t, bundle.Config{}, bundle.Process{Command: []string{"/bin/echo", "ran"}})
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +161,7 @@ func TestHold(t *testing.T) {
 }
 
 func TestTerminal(t *testing.T) {
-	c := newCell(t, bundle.Config{Terminal: true, Command: []string{"/bin/sh", "-c",
+	c := newCell(t, bundle.Config{}, bundle.Process{Terminal: true, Command: []string{"/bin/sh", "-c",
 		`trap 'stty size; exit 7' WINCH; trap 'echo int' INT; tty; stty size; echo ready; while :; do sleep 0.05; done`}})
 	master, slave, err := pty.Open()
 	if err != nil {
@@ -197,7 +199,7 @@ func TestTerminal(t *testing.T) {
 }
 
 func TestSignalAndExec(t *testing.T) {
-	c := newCell(t, bundle.Config{Command: []string{"/bin/sh", "-c", `trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done`}})
+	c := newCell(t, bundle.Config{}, bundle.Process{Command: []string{"/bin/sh", "-c", `trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done`}})
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
