@@ -1,0 +1,194 @@
+// Package bolt is the store of one host: a bbolt file.
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/superserve/superserve/secretd/private"
+	"github.com/superserve/superserve/secretd/store"
+)
+
+// lockTimeout is how long Open waits for another process to let go of the file.
+const lockTimeout = time.Second
+
+// revisionLen is the length of the revision before each value, in bytes.
+const revisionLen = 8
+
+var (
+	metaBucket   = []byte("superserve meta 1")
+	recordBucket = []byte("superserve records 1")
+	idKey        = []byte("id")
+)
+
+// Store is a store.Store in a bbolt file.
+type Store struct {
+	db *bbolt.DB
+	id string
+}
+
+// Open opens the store at path, or makes it when there is none: in a file beside it
+// that is renamed when it is whole, because a power cut during bbolt's own first
+// write can leave half a file. It refuses links, other owners and open modes, and a
+// file that another process has open.
+func Open(path string) (*Store, error) {
+	if err := ensure(path); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	db, err := open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open store %q: %w", path, err)
+	}
+	s := &Store{db: db}
+	if err := db.View(s.readID); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open store %q: %w", path, err)
+	}
+	return s, nil
+}
+
+func ensure(path string) error {
+	f, err := private.Open(path, os.O_RDWR)
+	if err == nil {
+		return f.Close()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	temporary := path + ".new-" + rand.Text()[:8]
+	defer os.Remove(temporary)
+	if err := create(temporary); err != nil {
+		return err
+	}
+	return private.Publish(temporary, path)
+}
+
+func create(path string) error {
+	db, err := open(path)
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		meta, err := tx.CreateBucket(metaBucket)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.CreateBucket(recordBucket); err != nil {
+			return err
+		}
+		return meta.Put(idKey, []byte(rand.Text()))
+	})
+	return errors.Join(err, db.Sync(), db.Close())
+}
+
+func open(path string) (*bbolt.DB, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, OpenFile: openFile})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, private.ErrLocked
+	}
+	return db, err
+}
+
+// openFile closes the gap between the check of the file and its opening by name.
+func openFile(path string, flag int, _ os.FileMode) (*os.File, error) {
+	return private.Open(path, flag)
+}
+
+func (s *Store) readID(tx *bbolt.Tx) error {
+	meta, records := tx.Bucket(metaBucket), tx.Bucket(recordBucket)
+	if meta == nil || records == nil || len(meta.Get(idKey)) == 0 {
+		return errors.New("not a store of secretd")
+	}
+	s.id = string(meta.Get(idKey))
+	return nil
+}
+
+// ID returns the store's own name.
+func (s *Store) ID() string { return s.id }
+
+// Get returns one record, or store.ErrNotFound.
+func (s *Store) Get(_ context.Context, key string) (store.Record, error) {
+	var r store.Record
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		v := tx.Bucket(recordBucket).Get([]byte(key))
+		if v == nil {
+			return store.ErrNotFound
+		}
+		var err error
+		r, err = decode(key, v)
+		return err
+	})
+	return r, err
+}
+
+// List returns the records whose keys begin with prefix, sorted by key.
+func (s *Store) List(_ context.Context, prefix string) ([]store.Record, error) {
+	var all []store.Record
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(recordBucket).Cursor()
+		for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+			r, err := decode(string(k), v)
+			if err != nil {
+				return err
+			}
+			all = append(all, r)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// Apply makes all changes or none; bbolt syncs the file twice before it returns.
+func (s *Store) Apply(_ context.Context, changes []store.Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		records := tx.Bucket(recordBucket)
+		for _, c := range changes {
+			if err := apply(records, c); err != nil {
+				return fmt.Errorf("change %q: %w", c.Key, err)
+			}
+		}
+		return nil
+	})
+}
+
+func apply(records *bbolt.Bucket, c store.Change) error {
+	var revision uint64
+	if v := records.Get([]byte(c.Key)); v != nil {
+		r, err := decode(c.Key, v)
+		if err != nil {
+			return err
+		}
+		revision = r.Revision
+	}
+	if revision != c.Base {
+		return store.ErrConflict
+	}
+	if c.Delete {
+		return records.Delete([]byte(c.Key))
+	}
+	v := binary.BigEndian.AppendUint64(make([]byte, 0, revisionLen+len(c.Value)), revision+1)
+	return records.Put([]byte(c.Key), append(v, c.Value...))
+}
+
+// decode copies: bbolt's slices end with the transaction.
+func decode(key string, v []byte) (store.Record, error) {
+	if len(v) < revisionLen {
+		return store.Record{}, fmt.Errorf("record %q is cut", key)
+	}
+	return store.Record{Key: key, Value: bytes.Clone(v[revisionLen:]), Revision: binary.BigEndian.Uint64(v)}, nil
+}
+
+// Close lets go of the file.
+func (s *Store) Close() error { return s.db.Close() }

@@ -1,0 +1,49 @@
+// Package store is the contract of the places that keep secretd's records. Records
+// are opaque here: what is secret in them was sealed before.
+package store
+
+import (
+	"context"
+	"errors"
+)
+
+// The errors of a Store.
+var (
+	// ErrNotFound means that there is no record of this key.
+	ErrNotFound = errors.New("no such record")
+	// ErrConflict means that a record changed since it was read.
+	ErrConflict = errors.New("record changed meanwhile")
+)
+
+// Record is one record. Revision counts its changes, from 1.
+type Record struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+}
+
+// Change replaces a record, makes it (Base 0), or removes it (Delete). Base is the
+// revision that the change builds on; a record that has another one by now is
+// ErrConflict.
+type Change struct {
+	Key    string
+	Value  []byte
+	Delete bool
+	Base   uint64
+}
+
+// Store keeps records. It is safe for concurrent use. Keys are non-empty and hold no
+// NUL. The slices of a Record are the caller's.
+type Store interface {
+	// ID returns the store's own name, drawn at random when it was made.
+	ID() string
+	// Get returns one record, or ErrNotFound.
+	Get(ctx context.Context, key string) (Record, error)
+	// List returns the records whose keys begin with prefix, sorted by key.
+	List(ctx context.Context, prefix string) ([]Record, error)
+	// Apply makes all changes or none. Once it returned nil they survive a power
+	// cut.
+	Apply(ctx context.Context, changes []Change) error
+	// Close lets go of the store. Nothing may be called after it.
+	Close() error
+}
