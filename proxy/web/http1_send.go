@@ -1,0 +1,180 @@
+package web
+
+import (
+	"sync/atomic"
+
+	"github.com/superserve/superserve/proxy/swap"
+)
+
+// send writes the request's head, with as much of its body as is here already,
+// and starts the upload of the rest. A failing write is not reported: the
+// upstream may have answered before it closed, and reading tells.
+func (r *h1relay) send(plan *swap.Plan) *swap.Refusal {
+	need := len(r.head) + room(plan, &r.s.target) + len(r.in.bytes())
+	if cap(r.out) < need {
+		r.out = make([]byte, 0, need)
+	}
+	narrow := plan != nil || !r.s.set.Empty()
+	out := r.req.appendTo(r.out[:0], &r.s.target, plan, narrow)
+	out, more, ok := r.inline(out)
+	if !ok {
+		clear(out)
+		return refuseChunk
+	}
+	if r.req.websocket {
+		r.accept = acceptKey(r.req.wsKey)
+	}
+	n, err := r.up.conn.Write(out)
+	r.event.Sent += int64(n)
+	if plan != nil {
+		clear(out)
+		r.cover(plan)
+	}
+	if more {
+		r.upload.start(err != nil)
+	}
+	return nil
+}
+
+// inline appends what is here of the body, so that a head and a small body are
+// one write. more says that the body goes on.
+func (r *h1relay) inline(dst []byte) (out []byte, more, ok bool) {
+	switch r.req.body {
+	case bodyLength:
+		n := int(min(r.req.length, int64(len(r.in.bytes())), maxInline))
+		dst = append(dst, r.in.bytes()[:n]...)
+		r.in.consume(n)
+		r.upload.left = r.req.length - int64(n)
+		return dst, r.upload.left > 0, true
+	case bodyChunked:
+		dst, n, done, ok := r.body.mirror(dst, r.in.bytes(), &r.upload.trailer)
+		r.in.consume(n)
+		return dst, !done, ok
+	}
+	return dst, false, true
+}
+
+// mirror appends what of a chunked body b begins with, re-serialised: the same
+// chunks without their extensions. n is how much of b that was.
+func (c *chunkParser) mirror(dst, b []byte, h *fieldLines) (out []byte, n int, done, ok bool) {
+	for {
+		event, m := c.next(b[n:])
+		part := b[n : n+m]
+		n += m
+		switch event {
+		case chunkMore:
+			return dst, n, false, true
+		case chunkSize:
+			dst = appendChunkSize(dst, c.left)
+		case chunkData:
+			dst = append(dst, part...)
+		case chunkClose:
+			dst = append(dst, '\r', '\n')
+		case chunkEnd:
+			dst, ok = h.appendTrailer(dst, trailerSection(part))
+			return dst, n, true, ok
+		case chunkBad:
+			return dst, n, false, false
+		}
+	}
+}
+
+// upload sends the rest of a request's body while the answer is awaited, in a
+// goroutine of its own. Who starts it waits for it.
+type upload struct {
+	r       *h1relay
+	active  bool
+	left    int64
+	trailer fieldLines
+	done    chan struct{}
+	discard atomic.Bool // read on, for the client's sake, but send nothing
+	begun   atomic.Bool // some of the rest has come
+
+	// Results, after done.
+	ref  *swap.Refusal
+	err  error
+	sent int64
+}
+
+func (u *upload) start(discard bool) {
+	if u.done == nil {
+		u.done = make(chan struct{}, 1)
+	}
+	u.active, u.ref, u.err, u.sent = true, nil, nil, 0
+	u.discard.Store(discard)
+	u.begun.Store(false)
+	go u.run()
+}
+
+// join waits for the upload to end and reports whether the body went out whole.
+func (u *upload) join() bool {
+	if u.active {
+		<-u.done
+		u.active = false
+		u.r.event.Sent += u.sent
+	}
+	return u.ref == nil && u.err == nil && !u.discard.Load()
+}
+
+func (u *upload) run() {
+	u.relay()
+	if u.ref != nil || u.err != nil {
+		// The body cannot be completed, so neither can the request: the upstream
+		// sees the connection end, and whoever awaits the answer wakes.
+		rawConn(u.r.up.conn).Close() //nolint:errcheck // as above
+	} else {
+		u.r.watch.arm()
+	}
+	u.done <- struct{}{}
+}
+
+func (u *upload) relay() {
+	in, drained := &u.r.in, 0
+	for {
+		if !in.empty() {
+			u.begun.Store(true)
+			n, done, ref := u.pass(in.bytes())
+			in.consume(n)
+			if u.ref = ref; done || ref != nil {
+				return
+			}
+			if u.discard.Load() {
+				if drained += n; drained > maxDrained {
+					u.err = errGone
+					return
+				}
+			}
+		}
+		if u.err = in.fill(recordBuffer); u.err != nil {
+			return
+		}
+	}
+}
+
+// pass sends what of the body p begins with.
+func (u *upload) pass(p []byte) (n int, done bool, ref *swap.Refusal) {
+	if u.r.req.body == bodyLength {
+		n = int(min(u.left, int64(len(p))))
+		u.left -= int64(n)
+		u.write(p[:n])
+		return n, u.left == 0, nil
+	}
+	out, n, done, ok := u.r.body.mirror(u.r.texts.up[:0], p, &u.trailer)
+	u.r.texts.up = out
+	if !ok {
+		return n, false, refuseChunk
+	}
+	u.write(out)
+	return n, done, nil
+}
+
+func (u *upload) write(p []byte) {
+	if len(p) == 0 || u.discard.Load() {
+		return
+	}
+	n, err := u.r.up.conn.Write(p)
+	u.sent += int64(n)
+	if err != nil {
+		u.discard.Store(true)
+	}
+}
