@@ -48,6 +48,7 @@ type HandoffFDs struct {
 	DNSTCP6      int `json:"dnstcp6"`      //
 	Destinations int `json:"destinations"` // the BPF map of original destinations (bpf.OpenDestinations)
 	Grant        int `json:"grant"`        // stream socket that speaks secretd/lease
+	Secretd      int `json:"secretd"`      // directory of the socket that resumes grants (client.OpenResume), for Resume
 	Audit        int `json:"audit"`        // file or pipe, append only, one JSON object a line
 	Ready        int `json:"ready"`        // stream socket to the supervisor: one "ca" line, then notices; EOF ends the other side
 }
