@@ -1,0 +1,176 @@
+package web
+
+import (
+	"io"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/superserve/superserve/proxy/redact"
+)
+
+// maxCodedBytes is how much of a compressed answer waits for its decoder before
+// the upstream's reader waits too.
+const maxCodedBytes = 256 << 10
+
+// h2decoder undoes the content coding of one answer, so that it can be searched
+// for keys. A decoded body is longer than what the upstream sent, so its stream
+// has windows of its own. Its fields are guarded by the relay's mutex.
+type h2decoder struct {
+	relay    *h2relay
+	st       *h2stream
+	coded    []byte // DATA that came and was not decoded yet
+	trailers []hpack.HeaderField
+	done     bool // the answer has ended, or the stream is gone
+}
+
+// decode starts to decode the answer of a stream. The mutex is held.
+func (r *h2relay) decode(st *h2stream, coding string) {
+	d := &h2decoder{relay: r, st: st}
+	st.decode = d
+	r.decoders.Add(1)
+	go func() {
+		defer r.decoders.Done()
+		d.run(coding)
+		r.flushAll(r.client, r.upstream)
+	}()
+}
+
+// feed takes DATA of the upstream, or the end when the stream's upstreamDone is
+// set. The mutex is held and may be released meanwhile.
+func (d *h2decoder) feed(r *h2relay, p []byte) {
+	d.coded = append(d.coded, p...)
+	r.held += int64(len(p))
+	r.changed.Broadcast()
+	for len(d.coded) > maxCodedBytes && !d.done && !r.over {
+		r.changed.Wait()
+	}
+}
+
+// stop ends the decoder of a stream that is gone. The mutex is held.
+func (d *h2decoder) stop(r *h2relay) {
+	d.done = true
+	r.held -= int64(len(d.coded))
+	d.coded = nil
+	r.changed.Broadcast()
+}
+
+// Read gives the decoder what has come, and the upstream room for as much.
+func (d *h2decoder) Read(p []byte) (int, error) {
+	r := d.relay
+	r.mu.Lock()
+	for len(d.coded) == 0 && !d.st.upstreamDone && !d.done && !r.over {
+		r.changed.Wait()
+	}
+	n := copy(p, d.coded)
+	d.coded = d.coded[:copy(d.coded, d.coded[n:])]
+	r.held -= int64(n)
+	ended := d.done || r.over
+	if n > 0 && !ended {
+		if !d.st.upstreamDone {
+			r.upstream.out.window(d.st.id, uint32(n))
+		}
+		r.regrant()
+		r.changed.Broadcast()
+	}
+	r.mu.Unlock()
+	switch {
+	case ended:
+		return 0, io.ErrUnexpectedEOF
+	case n == 0:
+		return 0, io.EOF
+	}
+	r.flush(r.upstream)
+	return n, nil
+}
+
+func (d *h2decoder) run(coding string) {
+	body, err := redact.Decode(coding, d)
+	if c, ok := body.(io.Closer); ok {
+		defer c.Close() //nolint:errcheck // frees memory only
+	}
+	buf := make([]byte, maxFrameBytes)
+	for err == nil {
+		var n int
+		n, err = body.Read(buf)
+		if n > 0 && !d.send(buf[:n]) {
+			return
+		}
+		if n > 0 {
+			d.relay.flush(d.relay.client)
+		}
+	}
+	d.end(err)
+}
+
+// send relays decoded bytes as the client's windows allow, and reports whether
+// the stream is still there.
+func (d *h2decoder) send(p []byte) bool {
+	r := d.relay
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(p) > 0 {
+		for d.room() <= 0 && !d.done && !r.over {
+			r.starved++
+			r.mu.Unlock()
+			r.flush(r.client)
+			r.mu.Lock()
+			if d.room() <= 0 && !d.done && !r.over {
+				r.changed.Wait()
+			}
+			r.starved--
+		}
+		if d.done || r.over {
+			return false
+		}
+		n := min(int64(len(p)), d.room())
+		d.append(p[:n])
+		p = p[n:]
+	}
+	return true
+}
+
+// room is how much more may be taken in: as much as the client's windows would let
+// out together with what the redactor holds.
+func (d *h2decoder) room() int64 {
+	room := min(d.relay.client.window, d.st.window)
+	if d.st.redact != nil {
+		room -= int64(d.st.redact.Held())
+	}
+	return room
+}
+
+func (d *h2decoder) append(p []byte) {
+	r := d.relay
+	r.arm(d.st)
+	q := r.client.out
+	before := d.st.redact.Held()
+	q.reserve(frameHeaderBytes + before + len(p))
+	at := q.begin(http2.FrameData, 0, d.st.id)
+	q.buf = d.st.redact.Append(q.buf, p)
+	n := int64(q.endPayload(at))
+	q.endData(at, false)
+	r.held += int64(d.st.redact.Held() - before)
+	r.client.window -= n
+	d.st.window -= n
+	r.client.control.earn(2)
+}
+
+// end ends the answer: with its trailers, or a reset when it does not decode.
+func (d *h2decoder) end(err error) {
+	r := d.relay
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d.done || r.over {
+		return
+	}
+	if err != io.EOF || !d.st.upstreamDone {
+		d.st.reason = faultCoding.Reason
+		_ = r.cancel(d.st, http2.ErrCodeInternal)
+		return
+	}
+	r.regrant()
+	d.done = true
+	r.relayHeld(d.st)
+	r.endWithTrailers(d.st, d.trailers)
+}

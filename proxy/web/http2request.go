@@ -1,0 +1,285 @@
+package web
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/superserve/superserve/proxy/swap"
+)
+
+var (
+	refuseCrowd    = swap.Refusal{Status: 503, Reason: "too_many_streams", Detail: "more than 256 requests are open on this connection"}
+	refuseTrailers = swap.Refusal{Status: 403, Reason: swap.ReasonPlace, Detail: "a credential stands in the request's trailers", Advice: "send it in the request's head"}
+)
+
+// clientFrame relays one frame of the client. It is called from its reader.
+func (r *h2relay) clientFrame(ctx context.Context, f http2.Frame) error {
+	switch f := f.(type) {
+	case *http2.DataFrame:
+		return r.clientData(f)
+	case *http2.HeadersFrame:
+		if done, err := r.client.block.begin(f); err != nil || !done {
+			return err
+		}
+		return r.clientHeaders(ctx)
+	case *http2.ContinuationFrame:
+		if done, err := r.client.block.next(f); err != nil || !done {
+			return err
+		}
+		return r.clientHeaders(ctx)
+	case *http2.WindowUpdateFrame:
+		return r.clientWindow(f)
+	case *http2.RSTStreamFrame:
+		return r.clientReset(f)
+	case *http2.PushPromiseFrame:
+		return fault(http2.ErrCodeProtocol, errPush)
+	}
+	return r.connFrame(r.client, r.upstream, f)
+}
+
+func (r *h2relay) clientReset(f *http2.RSTStreamFrame) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.streams[f.StreamID]
+	if st == nil {
+		if f.StreamID > r.client.lastID || f.StreamID%2 == 0 {
+			return fault(http2.ErrCodeProtocol, errIdle)
+		}
+		return r.countControl(r.client)
+	}
+	st.reason = "canceled"
+	r.upstream.out.reset(st.id, f.ErrCode)
+	return r.forget(st)
+}
+
+// clientHeaders takes a complete header block of the client: a request, or the
+// trailers of one.
+func (r *h2relay) clientHeaders(ctx context.Context) error {
+	b := r.client.block
+	r.mu.Lock()
+	st := r.streams[b.stream]
+	if st == nil && b.stream <= r.client.lastID || b.stream%2 == 0 {
+		defer r.mu.Unlock()
+		return r.stale(b.stream)
+	}
+	if st == nil {
+		r.client.lastID = b.stream
+	}
+	r.mu.Unlock()
+	if st != nil {
+		return r.requestTrailers(ctx, b)
+	}
+	return r.request(ctx, b)
+}
+
+// request judges a new request and forwards or answers it.
+func (r *h2relay) request(ctx context.Context, b *headerBlock) error {
+	req, malformed := parseRequest(b.fields)
+	if malformed == nil && b.endStream && req.length > 0 {
+		malformed = errContentLength
+	}
+	r.mu.Lock()
+	st := r.open(b.stream, &req)
+	st.clientDone = b.endStream
+	r.mu.Unlock()
+	plan, ref := r.decide(ctx, b, st, &req, malformed)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ref == nil {
+		r.forward(st, &req, plan)
+		return nil
+	}
+	code := http2.ErrCodeNo
+	if malformed != nil {
+		code = http2.ErrCodeProtocol
+	}
+	st.refused, st.reason, st.status = true, ref.Reason, ref.Status
+	r.answer(st, ref, code)
+	r.remember(st.id)
+	r.close(st)
+	if malformed != nil && !r.resets.take() {
+		return fault(http2.ErrCodeEnhanceYourCalm, errResets)
+	}
+	return nil
+}
+
+// decide applies the rules in the order in which they are cheap, and records the
+// use of keys: when it returns without a refusal the keys may be sent.
+func (r *h2relay) decide(ctx context.Context, b *headerBlock, st *h2stream, req *h2request, malformed error) (*swap.Plan, *swap.Refusal) {
+	switch {
+	case b.large:
+		return nil, refuseHeadSize
+	case malformed != nil:
+		return nil, refuseMalformed(malformed)
+	case len(req.path) > maxTargetBytes:
+		return nil, refuseTargetSize
+	case !r.judge.owns(req.authority):
+		return nil, refuseMisdirect
+	case r.crowded():
+		return nil, &refuseCrowd
+	}
+	req.fields = joinCookies(req.fields)
+	plan, ref := r.judge.credentials(ctx, r.judged(req.fields))
+	if ref != nil || plan == nil {
+		return nil, ref
+	}
+	if err := r.judge.use(st, plan); err != nil {
+		return nil, refuseUnrecorded
+	}
+	return plan, nil
+}
+
+func (r *h2relay) crowded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.streams) >= maxStreams
+}
+
+func refuseMalformed(err error) *swap.Refusal {
+	if errors.Is(err, errConnect) || errors.Is(err, errMethod) {
+		return refuseMethod
+	}
+	return badRequest("malformed", err.Error())
+}
+
+// judged views fields as the swapper takes them. The result is valid until the
+// next call.
+func (r *h2relay) judged(fields []hpack.HeaderField) []swap.Field {
+	size := 0
+	for _, f := range fields {
+		size += len(f.Name) + len(f.Value)
+	}
+	if cap(r.arena) < size {
+		r.arena = make([]byte, 0, 2*size)
+	}
+	r.arena, r.fields = r.arena[:0], r.fields[:0]
+	keep := func(s string) []byte {
+		at := len(r.arena)
+		r.arena = append(r.arena, s...)
+		return r.arena[at:len(r.arena):len(r.arena)]
+	}
+	for _, f := range fields {
+		r.fields = append(r.fields, swap.Field{Name: keep(f.Name), Value: keep(f.Value)})
+	}
+	return r.fields
+}
+
+// forward sends a request upstream, with its keys when plan has any. The mutex
+// is held.
+func (r *h2relay) forward(st *h2stream, req *h2request, plan *swap.Plan) {
+	if plan != nil {
+		st.keyed = true
+		r.set = r.judge.cover(r.set, plan)
+	}
+	q := r.upstream.out
+	at := q.begin(http2.FrameHeaders, 0, st.id)
+	q.field(":method", req.method, false)
+	q.field(":scheme", "https", false)
+	q.field(":authority", r.authority, false)
+	q.field(":path", req.path, false)
+	r.forwardFields(req.fields, plan)
+	q.endHeaders(at)
+	if st.clientDone {
+		q.buf[at+4] |= byte(http2.FlagHeadersEndStream)
+	}
+	if plan != nil {
+		// Once more: a secret that was rotated meanwhile is covered with both values.
+		r.set = r.judge.cover(r.set, plan)
+	}
+	r.streams[st.id] = st
+}
+
+// forwardFields encodes a request's fields. Where answers are searched for keys,
+// the upstream is asked for ones that are not compressed.
+func (r *h2relay) forwardFields(fields []hpack.HeaderField, plan *swap.Plan) {
+	q := r.upstream.out
+	var edits []swap.Edit
+	room := 0
+	if plan != nil {
+		edits = plan.Edits
+		for _, used := range plan.Secrets {
+			room += 2*len(used.Secret()) + len(used.Before) + len(used.After)
+		}
+	}
+	narrowed := false
+	for i, f := range fields {
+		switch {
+		case len(edits) > 0 && edits[0].Index == i:
+			q.secretField(f.Name, room+2*len(f.Value), edits[0].AppendValue)
+			edits = edits[1:]
+		case r.set != nil && f.Name == "accept-encoding":
+			if !narrowed {
+				q.field(f.Name, "identity", false)
+			}
+			narrowed = true
+		case r.set != nil && f.Name == "grpc-accept-encoding":
+			q.field(f.Name, "identity", false)
+		default:
+			q.field(f.Name, f.Value, f.Sensitive)
+		}
+	}
+}
+
+// requestTrailers relays a request's trailers. None may carry a credential, of
+// the agent's own or a placeholder: nothing swaps there.
+func (r *h2relay) requestTrailers(ctx context.Context, b *headerBlock) error {
+	var ref *swap.Refusal
+	bad := b.large || !b.endStream || checkTrailers(b.fields) != nil
+	if !bad {
+		var plan *swap.Plan
+		if plan, ref = r.judge.credentials(ctx, r.judged(b.fields)); plan != nil {
+			ref = &refuseTrailers
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.streams[b.stream]
+	switch {
+	case st == nil:
+		return r.stale(b.stream)
+	case st.clientDone:
+		return fault(http2.ErrCodeStreamClosed, errClosed)
+	case bad || !st.expect(0, true):
+		return r.cancel(st, http2.ErrCodeProtocol)
+	case ref != nil:
+		r.upstream.out.reset(st.id, http2.ErrCodeCancel)
+		st.refused = true
+		r.fail(st, ref)
+		return nil
+	}
+	appendTrailers(r.upstream.out, st.id, b.fields)
+	st.clientDone = true
+	r.closeDone(st)
+	return nil
+}
+
+func checkTrailers(fields []hpack.HeaderField) error {
+	for _, f := range fields {
+		if err := checkField(f); err != nil {
+			return err
+		}
+		switch f.Name {
+		case "host", "content-length", "te":
+			return errHopField
+		}
+	}
+	return nil
+}
+
+// appendTrailers encodes a header block that ends its stream. Empty trailers
+// become an empty DATA frame, since a block without fields is no block.
+func appendTrailers(q *frameQueue, stream uint32, fields []hpack.HeaderField) {
+	if len(fields) == 0 {
+		q.data(stream, nil, true)
+		return
+	}
+	at := q.begin(http2.FrameHeaders, http2.FlagHeadersEndStream, stream)
+	for _, f := range fields {
+		q.field(f.Name, f.Value, f.Sensitive)
+	}
+	q.endHeaders(at)
+}

@@ -1,0 +1,274 @@
+package web
+
+import (
+	"strconv"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/superserve/superserve/proxy/redact"
+	"github.com/superserve/superserve/proxy/swap"
+)
+
+// maxEarly bounds the 1xx answers to one request.
+const maxEarly = 16
+
+// refuseFault is what a client gets for an upstream that broke HTTP/2.
+var refuseFault = swap.Refusal{Status: 502, Reason: "upstream_malformed", Detail: "the upstream broke the rules of HTTP/2"}
+
+// upstreamFrame relays one frame of the upstream. It is called from its reader.
+func (r *h2relay) upstreamFrame(f http2.Frame) error {
+	if !r.upstream.greeted {
+		if s, ok := f.(*http2.SettingsFrame); !ok || s.IsAck() {
+			return fault(http2.ErrCodeProtocol, errGreeting)
+		}
+	}
+	switch f := f.(type) {
+	case *http2.DataFrame:
+		return r.upstreamData(f)
+	case *http2.HeadersFrame:
+		if done, err := r.upstream.block.begin(f); err != nil || !done {
+			return err
+		}
+		return r.upstreamHeaders()
+	case *http2.ContinuationFrame:
+		if done, err := r.upstream.block.next(f); err != nil || !done {
+			return err
+		}
+		return r.upstreamHeaders()
+	case *http2.WindowUpdateFrame:
+		return r.upstreamWindow(f)
+	case *http2.RSTStreamFrame:
+		return r.upstreamReset(f)
+	case *http2.PushPromiseFrame:
+		return fault(http2.ErrCodeProtocol, errPush)
+	}
+	return r.connFrame(r.upstream, r.client, f)
+}
+
+// upstreamReset passes RST_STREAM on. NO_ERROR after a whole answer is how a
+// server says that it needs no more of the request; all others count as resets,
+// since a client can provoke them.
+func (r *h2relay) upstreamReset(f *http2.RSTStreamFrame) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.streams[f.StreamID]
+	if st == nil {
+		return r.staleUpstream(f.StreamID)
+	}
+	if st.decode != nil && st.upstreamDone {
+		return nil // the decoder still has the end of the answer to send
+	}
+	r.client.out.reset(st.id, f.ErrCode)
+	if st.upstreamDone {
+		r.remember(st.id)
+		r.close(st)
+		r.regrant()
+		return nil
+	}
+	st.reason = "upstream_reset"
+	return r.forget(st)
+}
+
+// upstreamHeaders takes a complete header block of the upstream: an answer's
+// head, a 1xx, or trailers.
+func (r *h2relay) upstreamHeaders() error {
+	b := r.upstream.block
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.streams[b.stream]
+	if st == nil {
+		return r.staleUpstream(b.stream)
+	}
+	if b.large || st.upstreamDone {
+		return r.broken(st)
+	}
+	if st.answered {
+		return r.responseTrailers(st, b)
+	}
+	status, fields, err := parseStatus(b.fields)
+	if err != nil {
+		return r.broken(st)
+	}
+	if status < 200 {
+		return r.relayEarly(st, b)
+	}
+	return r.response(st, b, status, fields)
+}
+
+func (r *h2relay) relayEarly(st *h2stream, b *headerBlock) error {
+	if st.early++; b.endStream || st.early > maxEarly {
+		return r.broken(st)
+	}
+	r.appendResponse(st, b.fields, false, "")
+	return nil
+}
+
+// response relays the head of an answer. On a connection that carries a key,
+// a body that cannot be searched as it is gets decoded or refused.
+func (r *h2relay) response(st *h2stream, b *headerBlock, status int, fields []hpack.HeaderField) error {
+	coding := ""
+	if r.set != nil && !b.endStream && !st.head {
+		var known bool
+		if coding, known = contentCoding(fields); !known {
+			r.upstream.out.reset(st.id, http2.ErrCodeCancel)
+			r.fail(st, faultCoding)
+			return nil
+		}
+	}
+	st.status, st.answered, st.upstreamDone = status, true, b.endStream
+	if coding != "" {
+		r.decode(st, coding)
+	}
+	r.appendResponse(st, b.fields, b.endStream, coding)
+	r.closeDone(st)
+	return nil
+}
+
+// contentCoding returns the coding that hides a body, "" for none, and whether
+// it can be undone. Messages that gRPC compresses one by one cannot.
+func contentCoding(fields []hpack.HeaderField) (coding string, known bool) {
+	for _, f := range fields {
+		switch f.Name {
+		case "content-encoding":
+			if coding != "" {
+				coding += ", "
+			}
+			coding += f.Value
+		case "grpc-encoding":
+			if f.Value != "identity" {
+				return "", false
+			}
+		}
+	}
+	if !redact.Known(coding) {
+		return "", false
+	}
+	if plainCoding(coding) {
+		coding = ""
+	}
+	return coding, true
+}
+
+func plainCoding(coding string) bool { return coding == "" || coding == "identity" }
+
+// appendResponse encodes a response's header list, redacted. With a coding that
+// is being undone, the fields that speak of it are left out; alt-svc always, as
+// it would lead the agent to where nothing is relayed (QUIC). The mutex is held.
+func (r *h2relay) appendResponse(st *h2stream, list []hpack.HeaderField, last bool, coding string) {
+	q := r.client.out
+	at := q.begin(http2.FrameHeaders, 0, st.id)
+	for _, f := range list {
+		switch f.Name {
+		case "alt-svc":
+			continue
+		case "content-encoding", "content-length":
+			if coding != "" {
+				continue
+			}
+		}
+		q.field(f.Name, r.hide(f.Value), f.Sensitive)
+	}
+	q.endHeaders(at)
+	if last {
+		q.buf[at+4] |= byte(http2.FlagHeadersEndStream)
+	}
+}
+
+// hide redacts a field's value.
+func (r *h2relay) hide(value string) string {
+	if r.set == nil {
+		return value
+	}
+	r.hidden = append(r.hidden[:0], value...)
+	clean := r.set.Value(r.hidden)
+	if len(clean) == 0 || &clean[0] == &r.hidden[0] {
+		return value
+	}
+	return string(clean)
+}
+
+// responseTrailers relays an answer's trailers after what the redactor still
+// holds.
+func (r *h2relay) responseTrailers(st *h2stream, b *headerBlock) error {
+	if !b.endStream {
+		return r.broken(st)
+	}
+	for _, f := range b.fields {
+		if checkField(f) != nil {
+			return r.broken(st)
+		}
+	}
+	if st.decode != nil {
+		st.decode.trailers = append(st.decode.trailers, b.fields...)
+		st.upstreamDone = true
+		st.decode.feed(r, nil)
+		return nil
+	}
+	r.relayHeld(st)
+	st.upstreamDone = true
+	r.endWithTrailers(st, b.fields)
+	return nil
+}
+
+// endWithTrailers ends the answer of a stream. The mutex is held.
+func (r *h2relay) endWithTrailers(st *h2stream, fields []hpack.HeaderField) {
+	if r.set != nil {
+		for i := range fields {
+			fields[i].Value = r.hide(fields[i].Value)
+		}
+	}
+	appendTrailers(r.client.out, st.id, fields)
+	r.closeDone(st)
+}
+
+// relayHeld sends what the redactor holds back, when no DATA comes after it.
+func (r *h2relay) relayHeld(st *h2stream) {
+	if st.redact == nil || st.redact.Held() == 0 {
+		return
+	}
+	q := r.client.out
+	n := st.redact.Held()
+	q.reserve(frameHeaderBytes + n)
+	at := q.begin(http2.FrameData, 0, st.id)
+	q.buf = st.redact.Flush(q.buf)
+	q.endData(at, false)
+	r.held -= int64(n)
+	r.client.window -= int64(n)
+	st.window -= int64(n)
+	r.regrant()
+}
+
+// broken ends a stream whose answer is malformed. The mutex is held.
+func (r *h2relay) broken(st *h2stream) error {
+	r.upstream.out.reset(st.id, http2.ErrCodeProtocol)
+	r.fail(st, &refuseFault)
+	return nil
+}
+
+// answer gives a stream an answer of our own and, when the request has not
+// ended, RST_STREAM with code. Without a window for it the body is left out. The
+// mutex is held.
+func (r *h2relay) answer(st *h2stream, ref *swap.Refusal, code http2.ErrCode) {
+	r.introduce()
+	q := r.client.out
+	body := ref.Body()
+	if st.head || int64(len(body)) > min(r.client.window, st.window) {
+		body = nil
+	}
+	at := q.begin(http2.FrameHeaders, 0, st.id)
+	q.field(":status", strconv.Itoa(ref.Status), false)
+	q.field("content-type", "application/json", false)
+	q.field("x-superserve-error", ref.Reason, false)
+	q.field("content-length", strconv.Itoa(len(body)), false)
+	q.endHeaders(at)
+	if len(body) == 0 {
+		q.buf[at+4] |= byte(http2.FlagHeadersEndStream)
+	} else {
+		q.data(st.id, body, true)
+	}
+	r.client.window -= int64(len(body))
+	if !st.clientDone || code != http2.ErrCodeNo {
+		q.reset(st.id, code)
+	}
+}

@@ -1,0 +1,123 @@
+package web
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/superserve/superserve/proxy/audit"
+	"github.com/superserve/superserve/proxy/redact"
+	"github.com/superserve/superserve/proxy/swap"
+)
+
+// serveHTTP2 relays the session's two connections, both of which speak HTTP/2,
+// until either ends. It closes both.
+func (s *session) serveHTTP2(ctx context.Context) error {
+	s.mu.Lock()
+	up := s.upstream
+	s.mu.Unlock()
+	if up == nil {
+		return net.ErrClosed
+	}
+	r := newRelay(s.client, up, &sessionJudge{s})
+	r.authority = string(appendAuthority(nil, &s.target))
+	return r.run(ctx)
+}
+
+// answerHTTP2 answers every request of an HTTP/2 client with ref, for a name that
+// is refused or an upstream that cannot be reached, until the client closes or a
+// minute has passed.
+func (s *session) answerHTTP2(ctx context.Context, ref *swap.Refusal) error {
+	return newRelay(s.client, nil, &refusingJudge{sessionJudge{s}, ref}).run(ctx)
+}
+
+// sessionJudge is a session as its relay sees it.
+type sessionJudge struct{ s *session }
+
+func (j *sessionJudge) owns(authority string) bool {
+	t := &j.s.target
+	if authority == string(t.Host) && t.Port == 443 {
+		return true
+	}
+	name, port, ok := splitAuthority([]byte(authority), t)
+	return ok && name == t.Host && port == t.Port
+}
+
+func (j *sessionJudge) credentials(ctx context.Context, fields []swap.Field) (*swap.Plan, *swap.Refusal) {
+	return j.s.srv.swap.Judge(ctx, j.s.target, fields)
+}
+
+// use records each secret once, before its value leaves.
+func (j *sessionJudge) use(st *h2stream, plan *swap.Plan) error {
+	for i, used := range plan.Secrets {
+		if slices.ContainsFunc(plan.Secrets[:i], func(u swap.Used) bool { return u.Name == used.Name }) {
+			continue
+		}
+		ev := j.base(st)
+		ev.Kind, ev.Verdict, ev.Secret = audit.Credential, audit.Allowed, used.Name
+		if err := j.s.srv.audit.Record(ev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *sessionJudge) cover(set *redact.Set, plan *swap.Plan) *redact.Set {
+	var space [4]redact.Pair
+	set = set.With(plan.AppendPairs(space[:0]))
+	j.s.mu.Lock()
+	defer j.s.mu.Unlock()
+	for _, used := range plan.Secrets {
+		if !slices.Contains(j.s.names, used.Name) {
+			j.s.names = append(j.s.names, used.Name)
+		}
+	}
+	return set
+}
+
+func (j *sessionJudge) event(st *h2stream) audit.Event {
+	ev := j.base(st)
+	ev.Kind, ev.Verdict, ev.Reason = audit.Request, audit.Allowed, st.reason
+	switch {
+	case st.refused:
+		ev.Verdict = audit.Refused
+	case st.reason != "":
+		ev.Verdict = audit.Failed
+	}
+	ev.Status, ev.Sent, ev.Received = st.status, st.sent, st.received
+	ev.Duration = time.Since(st.began)
+	return ev
+}
+
+// base is what all events of a stream have in common.
+func (j *sessionJudge) base(st *h2stream) audit.Event {
+	path, _, _ := strings.Cut(st.path, "?")
+	return audit.Event{
+		Time: st.began, Conn: j.s.conn.ID, Protocol: "web",
+		Name: string(j.s.target.Host), Port: j.s.target.Port,
+		Rule: j.s.conn.Verdict.Rule, Method: st.method, Path: path,
+	}
+}
+
+func (j *sessionJudge) record(events []audit.Event) error {
+	for _, ev := range events {
+		if err := j.s.srv.audit.Record(ev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refusingJudge refuses all that is well formed.
+type refusingJudge struct {
+	sessionJudge
+	ref *swap.Refusal
+}
+
+func (j *refusingJudge) owns(string) bool { return true }
+
+func (j *refusingJudge) credentials(context.Context, []swap.Field) (*swap.Plan, *swap.Refusal) {
+	return nil, j.ref
+}
