@@ -95,6 +95,13 @@ static __always_inline int same(const struct endpoint *a, const volatile struct 
 	       a->addr[2] == b->addr[2] && a->addr[3] == b->addr[3];
 }
 
+static __always_inline int ours(const struct endpoint *from, const volatile struct endpoint *proxy,
+				const volatile struct endpoint *dns)
+{
+	return (from->port == proxy->port && same(from, proxy)) ||
+	       (from->port == dns->port && same(from, dns));
+}
+
 /* Is a an address of the sandbox itself? connect() to 0.0.0.0 and :: means loopback. */
 static __always_inline int local(const struct endpoint *a)
 {
@@ -254,11 +261,18 @@ int connect6(struct bpf_sock_addr *ctx)
 
 /* cgroup/sendmsg4, Linux 4.18: unconnected UDP, including AF_UNSPEC and the mapped addresses of an
  * AF_INET6 socket. Port 0 appears only when a connected socket sends with control data (an address
- * with port 0 is EINVAL before the hook): that was judged by connect. */
+ * with port 0 is EINVAL before the hook): that was judged by connect. An AF_INET6 socket connected to a
+ * mapped address sends by way of here as well, with the address that connect4 has rewritten: what it
+ * believes to talk to must not be forgotten. */
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	if (!ctx->user_port)
+	struct endpoint to = read4(ctx);
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!to.port)
+		return ALLOW;
+	if (sk && sk->state == TCP_ESTABLISHED && ours(&to, &dns4, &dns4))
 		return ALLOW;
 	return send4(ctx);
 }
@@ -270,13 +284,6 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	if (!ctx->user_port)
 		return ALLOW;
 	return send6(ctx);
-}
-
-static __always_inline int ours(const struct endpoint *from, const volatile struct endpoint *proxy,
-				const volatile struct endpoint *dns)
-{
-	return (from->port == proxy->port && same(from, proxy)) ||
-	       (from->port == dns->port && same(from, dns));
 }
 
 /* Gives the address back that the program asked for. These hooks must return 1. */

@@ -39,6 +39,7 @@ typedef __u32 __wsum;
 #define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define TCP_ESTABLISHED 1	/* of a UDP socket: connected */
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86DD
 
@@ -47,6 +48,16 @@ struct bpf_sock {
 	__u32 family;
 	__u32 type;
 	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port;
+	__be16 dst_port;
+	__u16 :16;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
+	__u32 state;
 };
 
 #define __bpf_md_ptr(type, name)	\
