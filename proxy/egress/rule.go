@@ -37,6 +37,9 @@ func parseTarget(s string) (rule, error) {
 	if strings.Contains(s, "://") || strings.ContainsAny(s, "@?# \t\r\n") {
 		return rule{}, errors.New("give a host or a CIDR, not a URL")
 	}
+	if strings.Contains(s, "%") {
+		return rule{}, errors.New("an address with a zone names nothing outside one machine")
+	}
 	if prefix, ok := parsePrefix(s); ok {
 		return checkPrefix(prefix, 0)
 	}
@@ -56,7 +59,7 @@ func parsePrefix(s string) (netip.Prefix, bool) {
 		return p, true
 	}
 	a, err := netip.ParseAddr(s)
-	if err != nil {
+	if err != nil || a.Zone() != "" {
 		return netip.Prefix{}, false
 	}
 	return netip.PrefixFrom(a, a.BitLen()), true
@@ -64,8 +67,6 @@ func parsePrefix(s string) (netip.Prefix, bool) {
 
 func checkPrefix(p netip.Prefix, port uint16) (rule, error) {
 	switch {
-	case p.Addr().Zone() != "":
-		return rule{}, errors.New("an address with a zone names nothing outside one machine")
 	case p.Addr().Is4In6():
 		return rule{}, errors.New("write a mapped address as IPv4")
 	case p != p.Masked():
