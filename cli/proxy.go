@@ -1,0 +1,331 @@
+package cli
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/superserve/superserve/bpf"
+	"github.com/superserve/superserve/proxy"
+	"github.com/superserve/superserve/proxy/audit"
+	"github.com/superserve/superserve/proxy/ca"
+	"github.com/superserve/superserve/proxy/dial"
+	"github.com/superserve/superserve/proxy/dns"
+	"github.com/superserve/superserve/proxy/egress"
+	"github.com/superserve/superserve/proxy/passthrough"
+	"github.com/superserve/superserve/proxy/swap"
+	"github.com/superserve/superserve/proxy/web"
+	"github.com/superserve/superserve/runtime/sandbox"
+	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/client"
+	"github.com/superserve/superserve/secretd/lease"
+)
+
+// proxyMemory is where the collector of the proxy begins to work harder, in bytes. It is no cap: 512 connections
+// that relay HTTP take about 40 MiB.
+const proxyMemory = 128 << 20
+
+// newProxyCommand returns the hidden command that one run's proxy is. The supervisor starts it with everything by
+// descriptor, see sandbox.Handoff; a person has no use for it.
+func newProxyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "proxy",
+		Short:  "Serve the connections of one run (started by run)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Ctrl-C is the supervisor's to handle: the proxy lives as long as Ready is open, or until a SIGTERM.
+			signal.Ignore(syscall.SIGINT, syscall.SIGHUP)
+			debug.SetMemoryLimit(proxyMemory)
+			p, err := newProxy(func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "superserve proxy: "+text) })
+			if err != nil {
+				return err
+			}
+			defer p.close()
+			return p.serve(cmd.Context())
+		},
+	}
+}
+
+// proxyRun is the proxy of one run, wired.
+type proxyRun struct {
+	handoff *sandbox.Handoff
+	warn    func(string)
+	ready   net.Conn
+	names   *dns.Server
+	server  *proxy.Server
+	web     atomic.Pointer[web.Server] // read by the lease, which is opened first
+	lease   *lease.Lease               // nil when the run has no secrets
+	notices *notices
+	ca      *ca.Authority
+
+	streams, lookups []net.Listener
+	packets          []net.PacketConn
+	closers          []io.Closer // what only has to stay open, in the order of opening
+}
+
+// newProxy opens what the hand-off names and wires it, by constructor calls in the order of the data path.
+func newProxy(warn func(string)) (*proxyRun, error) {
+	handoff, err := sandbox.ReadHandoff()
+	if err != nil {
+		return nil, err
+	}
+	p := &proxyRun{handoff: handoff, warn: warn}
+	err = p.openSockets()
+	if err == nil {
+		err = p.wire()
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *proxyRun) wire() error {
+	destinations, err := p.openDestinations()
+	if err != nil {
+		return err
+	}
+	if err := p.openLease(); err != nil {
+		return err
+	}
+	swapper := p.newSwapper()
+	policy, err := p.newPolicy(swapper.Patterns())
+	if err != nil {
+		return err
+	}
+	roots, err := p.roots()
+	if err != nil {
+		return err
+	}
+	dialer, err := dial.New(dial.Config{Policy: policy, Overrides: p.handoff.Resolve, Roots: roots})
+	if err != nil {
+		return err
+	}
+	if p.ca, err = ca.New(); err != nil {
+		return err
+	}
+	recorder, err := p.recorder()
+	if err != nil {
+		return err
+	}
+	relay := web.New(web.Config{CA: p.ca, Dial: dialer, Swap: swapper, Audit: recorder})
+	p.web.Store(relay)
+	table := dns.NewTable()
+	p.names = dns.NewServer(dns.Config{Table: table, IPv6: p.handoff.FDs.TCP6 != 0})
+	p.server = proxy.New(proxy.Config{
+		Destination: destinations.Lookup, Names: table, Policy: policy,
+		Intercept: swapper.Bound, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
+		Web: relay, Refuse: relay.Refuse(),
+		Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Refuse: relay.Refuse(), Audit: recorder}),
+		Audit:       recorder, MaxConns: p.handoff.MaxConns,
+	})
+	return nil
+}
+
+// serve confines the process, says that it listens, and serves until the supervisor closes Ready. The agent is
+// started after that line, so no byte of it meets a process that is not confined.
+func (p *proxyRun) serve(ctx context.Context) error {
+	if err := confine(p.warn); err != nil {
+		return err
+	}
+	debug.FreeOSMemory() // wiring has parsed the host's certificates
+	if err := sandbox.WriteReady(p.ready, p.ca.DER()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	run := func(f func() error) {
+		wg.Go(func() {
+			if err := f(); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	for _, l := range p.streams {
+		run(func() error { return p.server.Serve(ctx, l) })
+	}
+	for _, l := range p.lookups {
+		run(func() error { return p.names.ServeTCP(ctx, l) })
+	}
+	for _, c := range p.packets {
+		run(func() error { return p.names.ServeUDP(ctx, c) })
+	}
+	run(func() error { return p.notices.run(ctx, p.ready) })
+	run(func() error { return untilClosed(ctx, p.ready) })
+	<-ctx.Done()
+	p.server.Close()
+	p.names.Close()
+	wg.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, errSupervisorGone) && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+var errSupervisorGone = errors.New("the supervisor closed the run")
+
+// untilClosed returns errSupervisorGone when the other end of Ready is closed, also by the death of its process.
+func untilClosed(ctx context.Context, ready net.Conn) error {
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := io.Copy(io.Discard, ready); ctx.Err() == nil && err != nil {
+		return fmt.Errorf("%w: %w", errSupervisorGone, err)
+	}
+	return errSupervisorGone
+}
+
+// close lets go of everything; it may be called on a proxyRun that was never completed.
+func (p *proxyRun) close() {
+	if relay := p.web.Load(); relay != nil {
+		_ = relay.Close() // parked connections only; nothing to report to anyone
+	}
+	if p.lease != nil {
+		_ = p.lease.Close()
+	}
+	for _, c := range slices.Backward(p.closers) {
+		_ = c.Close()
+	}
+}
+
+func (p *proxyRun) openDestinations() (*bpf.Destinations, error) {
+	f, err := inherited(p.handoff.FDs.Destinations, "destinations")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	d, err := bpf.OpenDestinations(f)
+	if err == nil {
+		p.closers = append(p.closers, d)
+	}
+	return d, err
+}
+
+// openLease opens the run's grant; without one every placeholder is unknown.
+func (p *proxyRun) openLease() error {
+	if p.handoff.FDs.Grant == 0 {
+		return nil
+	}
+	conn, err := inheritedConn(p.handoff.FDs.Grant, "grant")
+	if err != nil {
+		return err
+	}
+	redial, err := p.redial()
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	p.lease, err = lease.Open(conn, lease.Options{Redial: redial, OnChange: p.changed})
+	return err
+}
+
+// changed cuts the streams that carry a secret which was taken away with --now.
+func (p *proxyRun) changed(c api.Change) {
+	if relay := p.web.Load(); relay != nil && c.Cut {
+		relay.Cut(c.Name)
+	}
+}
+
+// redial returns how the grant is taken up again after a restart of secretd; nil when it cannot be.
+func (p *proxyRun) redial() (func(context.Context) (net.Conn, error), error) {
+	token := p.handoff.Resume
+	if token == "" || p.handoff.FDs.Secretd == 0 {
+		return nil, nil
+	}
+	dir, err := inherited(p.handoff.FDs.Secretd, "secretd")
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, dir)
+	secretd := client.ResumeAt(dir)
+	return func(ctx context.Context) (net.Conn, error) { return secretd.Resume(ctx, token) }, nil
+}
+
+func (p *proxyRun) newSwapper() *swap.Swapper {
+	named := swap.Agent(p.handoff.Agent)
+	if p.lease == nil {
+		return swap.New(nil, noSecrets{}, named)
+	}
+	return swap.New(p.lease.Entries(), p.lease, named)
+}
+
+// noSecrets resolves nothing.
+type noSecrets struct{}
+
+func (noSecrets) Resolve(context.Context, api.ResolveRequest) (api.Secret, error) {
+	return nil, api.ErrUnknown
+}
+
+// plaintext reports whether a secret may go to h without TLS.
+func (p *proxyRun) plaintext(h api.Host, port uint16) bool {
+	if p.lease == nil {
+		return false
+	}
+	return slices.ContainsFunc(p.lease.Entries(), func(e api.Entry) bool {
+		return e.Binding.Plaintext && slices.ContainsFunc(e.Binding.Hosts, func(b api.Pattern) bool { return b.Match(h, port) })
+	})
+}
+
+// newPolicy translates the words of superserve.yaml: an absent list of allowed hosts is the public internet, any
+// other list, even an empty one, closes the rest.
+func (p *proxyRun) newPolicy(bound []api.Pattern) (*egress.Policy, error) {
+	exempt, err := dial.Literals(p.handoff.Resolve)
+	if err != nil {
+		return nil, err
+	}
+	n := p.handoff.Network
+	mode := n.Mode
+	if mode == "" {
+		mode = egress.ModePublic
+	}
+	if mode == egress.ModePublic && n.Allow != nil {
+		mode = egress.ModeBound
+	}
+	own := &ownAddrs{list: net.InterfaceAddrs}
+	return egress.Parse(egress.Rules{
+		Mode: mode, Allow: n.Allow, Deny: n.Deny, AllowPrivate: n.AllowPrivate,
+		Bound: bound, Exempt: exempt, Own: own.has,
+	})
+}
+
+// roots are the host's certificates, read now because confine takes the files away, and the operator's.
+func (p *proxyRun) roots() (*x509.CertPool, error) {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+		p.warn("the host has no certificates: " + err.Error())
+	}
+	if len(p.handoff.UpstreamCA) > 0 && !roots.AppendCertsFromPEM(p.handoff.UpstreamCA) {
+		return nil, errors.New("read the upstream CA: no certificate in it")
+	}
+	return roots, nil
+}
+
+// recorder writes to the audit log and tells the supervisor's user of refusals.
+func (p *proxyRun) recorder() (audit.Recorder, error) {
+	var to io.Writer = io.Discard
+	if p.handoff.FDs.Audit != 0 {
+		f, err := inherited(p.handoff.FDs.Audit, "audit")
+		if err != nil {
+			return nil, err
+		}
+		p.closers = append(p.closers, f)
+		to = f
+	}
+	p.notices = newNotices(audit.NewRunWriter(to, p.handoff.Run, p.handoff.Agent))
+	return p.notices, nil
+}
