@@ -10,16 +10,20 @@ import (
 	"gvisor.dev/gvisor/runsc/specutils"
 
 	"github.com/superserve/superserve/cli"
+	"github.com/superserve/superserve/runtime/sandbox"
 )
 
 // main is three programs by the name it was started under: gVisor (so that one static file is all
 // that a host needs), the cage's self-test, and the command line.
 func main() {
-	if isRunsc(os.Args[0]) {
+	switch {
+	case isRunsc(os.Args[0]):
 		maincli.Main()
-		return
+	case os.Args[0] == sandbox.SelfTestName:
+		os.Exit(sandbox.SelfTestMain())
+	default:
+		os.Exit(cli.Main())
 	}
-	os.Exit(cli.Main())
 }
 
 // isRunsc reports whether this process is the gVisor that the binary contains. gVisor names its children

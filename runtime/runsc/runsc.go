@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -97,14 +98,18 @@ type Options struct {
 }
 
 // A Container is one container and the runsc process that waits for it. When that process dies, so does the
-// container. Methods are safe for concurrent use, except that Wait is called once.
+// container. Its methods are safe for concurrent use.
 type Container struct {
 	runtime *Runtime
 	id      string
 	cmd     *exec.Cmd
 	own     *capture
 	hold    string
-	fifo    *os.File
+	wait    func() (Exit, error)
+
+	mu    sync.Mutex // guards what follows
+	fifo  *os.File
+	ended bool
 }
 
 // Start starts a container. It must run on a thread that outlives the container: the kernel kills a child with a
@@ -118,6 +123,7 @@ func (r *Runtime) Start(o Options) (*Container, error) {
 		args = append(args, "--pid-file="+o.Hold)
 	}
 	c := &Container{runtime: r, id: o.ID, own: new(capture), hold: o.Hold}
+	c.wait = sync.OnceValues(c.waitOnce)
 	if err := c.start(r, o, args, o.ID); err != nil {
 		return nil, fmt.Errorf("start runsc: %w", err)
 	}
@@ -174,6 +180,11 @@ func (c *Container) Release() error {
 	if err != nil {
 		return fmt.Errorf("release container: %w", err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return f.Close()
+	}
 	c.fifo = f
 	return nil
 }
@@ -187,12 +198,17 @@ type Exit struct {
 // runscFailure is the exit code of every failure of runsc itself. An agent may end with it too, but then runsc says nothing.
 const runscFailure = 128
 
-// Wait waits until the container and its runsc have ended.
-func (c *Container) Wait() (Exit, error) {
+// Wait waits until the container and its runsc have ended. It may be called again.
+func (c *Container) Wait() (Exit, error) { return c.wait() }
+
+func (c *Container) waitOnce() (Exit, error) {
 	err := c.cmd.Wait()
+	c.mu.Lock()
+	c.ended = true
 	if c.fifo != nil {
 		c.fifo.Close()
 	}
+	c.mu.Unlock()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return Exit{}, fmt.Errorf("wait for runsc: %w", err)
@@ -242,6 +258,7 @@ func (r *Runtime) Exec(p Process) (*Container, error) {
 		args = append(args, "--env="+kv)
 	}
 	c := &Container{runtime: r, id: p.ID, own: new(capture)}
+	c.wait = sync.OnceValues(c.waitOnce)
 	o := Options{Stdio: p.Stdio, Terminal: p.Terminal, console: p.Terminal}
 	if err := c.start(r, o, args, append([]string{p.ID}, p.Command...)...); err != nil {
 		return nil, fmt.Errorf("start runsc exec: %w", err)

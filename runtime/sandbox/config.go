@@ -1,10 +1,62 @@
 // Package sandbox runs one command in a gVisor sandbox whose only way out is a proxy that swaps placeholders for
 // real keys. It is the public way to embed superserve: fill a Config, call Run or Start, read the Result.
 //
-// The package wires the mechanisms below it (bundle, runsc, netns, cgroup, bpf) in the order of docs/EGRESS.md and
-// owns their lifetimes; it decides nothing about traffic. Every failure leaves the agent without a network or
-// without a process, never with a network of the host.
+// The package wires the mechanisms below it (bundle, runsc, netns, cgroup, bpf) in the order that docs/EGRESS.md gives
+// and owns their lifetimes; it decides nothing about traffic. Every failure leaves the agent without a network or
+// without a process, never with the network of the host.
 package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/superserve/superserve/runtime/bundle"
+	"github.com/superserve/superserve/runtime/cgroup"
+	"github.com/superserve/superserve/secretd/api"
+)
+
+// Config describes one run. Only Command and State are needed. The process needs root.
+type Config struct {
+	Binary string // the superserve binary, which is gVisor and the proxy; "" is this executable if it is superserve, else the one in PATH
+	Runsc  string // another runsc; "" is Binary
+	State  string // directory for records of runs, logs and audit; made if missing
+	Debug  string // directory for gVisor's debug logs, which repeat the agent's environment; "" is none
+
+	Agent   string   // name of the agent, for the audit log; "" is "agent"
+	Command []string // argv; [0] is looked up in the sandbox's PATH
+	Env     []string // K=V, added to what the sandbox sets; a secret of the same name wins
+
+	Dir       string  // host directory of the project, copied on write to /workspace; "" is an empty one
+	Workspace bool    // writes to /workspace reach Dir
+	Home      string  // host directory that is kept as the agent's home; "" is a fresh one
+	Mounts    []Mount // further files and directories of the host
+	Rootfs    string  // directory to use as root file system; "" is the host's tools, read-only
+
+	Terminal *Terminal // the agent's streams are a terminal; nil is pipes
+	Stdin    io.Reader // nil is empty
+	Stdout   io.Writer // nil is discarded
+	Stderr   io.Writer // nil is discarded; not used with Terminal
+	Logs     bool      // keep copies of both in the run's directory, and the directory after the run
+
+	Network    Network
+	Resolve    []string // HOST:PORT:ADDR:PORT as curl's --resolve with a port: the operator's own word, ahead of DNS and policy
+	UpstreamCA []byte   // PEM; authorities trusted for upstreams beside the host's
+	Limits     cgroup.Limits
+	Timeout    time.Duration // for the whole run; 0 is none
+
+	Secrets Secrets      // nil is none
+	Log     *zap.Logger  // nil is no log
+	Notice  func(string) // gets a sentence for the user now and then, unescaped, from one goroutine; may be nil
+}
 
 // Network says what the agent may reach. The zero value is the public internet over TCP.
 type Network struct {
@@ -12,4 +64,105 @@ type Network struct {
 	Allow        []string `json:"allow"`                   // names, wildcards or CIDRs with an optional port; if not nil, even if empty, only these and bound hosts
 	Deny         []string `json:"deny,omitempty"`          // the same forms; always wins
 	AllowPrivate []string `json:"allow_private,omitempty"` // CIDRs of private space that rules may reach
+}
+
+// Mount shows a file or directory of the host in the sandbox. Writes to it reach the host unless ReadOnly.
+type Mount = bundle.Mount
+
+// Terminal makes the agent's streams a terminal.
+type Terminal struct {
+	Rows, Cols uint16 // its first size; 0 is that of File, else 24 by 80
+
+	// File is the user's own terminal, which is then put into raw mode for the time of the run and whose size is
+	// followed (SIGWINCH). Nil leaves both to the caller: Config.Stdin and Stdout are the terminal's two directions, and
+	// Sandbox.Resize sets the size.
+	File *os.File
+}
+
+// Secrets gets what one run is granted. It is called once, at the start of the run.
+type Secrets func(ctx context.Context, run string) (Granted, error)
+
+// Granted is what a run may use. The sandbox owns it: it closes Channel, and calls Close when the run has ended.
+type Granted struct {
+	Entries []api.Entry       // become the agent's environment: name=placeholder
+	Exposed map[string][]byte // values of the entries that the agent itself shall hold
+	Channel *os.File          // the proxy's end of a stream socket pair whose other end speaks secretd/lease
+	Resume  string            // hex token with which the proxy takes the grant up again; "" if it cannot
+	Socket  string            // secretd's socket, needed for Resume
+	Close   func()            // may be nil
+}
+
+// errConfig marks a configuration that no sandbox can be started from.
+var errConfig = errors.New("invalid configuration")
+
+// complete fills the defaults in and checks what can be checked without side effects.
+func (c *Config) complete() error {
+	if c.Agent == "" {
+		c.Agent = "agent"
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	if c.Notice == nil {
+		c.Notice = func(string) {}
+	}
+	if c.Secrets == nil {
+		c.Secrets = func(context.Context, string) (Granted, error) { return Granted{}, nil }
+	}
+	if len(c.Command) == 0 {
+		return fmt.Errorf("%w: no command", errConfig)
+	}
+	if err := api.CheckAgent(c.Agent); err != nil {
+		return fmt.Errorf("%w: %w", errConfig, err)
+	}
+	for _, kv := range c.Env {
+		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" || strings.ContainsRune(kv, 0) {
+			return fmt.Errorf("%w: environment entry %q is not K=V", errConfig, k)
+		}
+	}
+	if err := c.findBinary(); err != nil {
+		return err
+	}
+	return c.absolute()
+}
+
+// absolute makes the paths independent of the working directory.
+func (c *Config) absolute() error {
+	if c.State == "" {
+		return fmt.Errorf("%w: no state directory", errConfig)
+	}
+	paths := []*string{&c.Binary, &c.Runsc, &c.State, &c.Debug, &c.Dir, &c.Home, &c.Rootfs}
+	c.Mounts = append([]Mount(nil), c.Mounts...) // the caller's slice stays as it is
+	for i := range c.Mounts {
+		paths = append(paths, &c.Mounts[i].Source)
+	}
+	for _, p := range paths {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return err
+		}
+		*p = abs
+	}
+	return nil
+}
+
+// findBinary finds superserve and the runsc to use.
+func (c *Config) findBinary() (err error) {
+	if c.Binary == "" {
+		if c.Binary, err = os.Executable(); err != nil {
+			return fmt.Errorf("find superserve: %w", err)
+		}
+		if filepath.Base(c.Binary) != "superserve" {
+			if c.Binary, err = exec.LookPath("superserve"); err != nil {
+				return fmt.Errorf("find superserve: %w", err)
+			}
+		}
+	}
+	if c.Runsc == "" {
+		c.Runsc = c.Binary
+	}
+	return nil
 }

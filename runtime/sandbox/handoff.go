@@ -33,7 +33,6 @@ type Handoff struct {
 	Resolve    []string   `json:"resolve,omitempty"`     // HOST:PORT:ADDR:PORT, as curl's --resolve with a port
 	UpstreamCA []byte     `json:"upstream_ca,omitempty"` // PEM, trusted for upstreams beside the host's roots
 	Resume     string     `json:"resume,omitempty"`      // hex token with which the grant is taken up again after secretd restarted
-	Socket     string     `json:"socket,omitempty"`      // secretd's socket, for Resume; "" if the embedder serves the secrets
 	MaxConns   int        `json:"max_conns,omitempty"`   // 0 is the proxy's own default
 }
 

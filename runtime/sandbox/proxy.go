@@ -1,0 +1,184 @@
+package sandbox
+
+import (
+	"bytes"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// readyTimeout bounds the start of the proxy on a very busy host, and partTimeout its end.
+const (
+	readyTimeout = 10 * time.Second
+	partTimeout  = 2 * time.Second
+)
+
+// proxyProcess is the run's proxy: its own uid, no capability, no environment, everything by descriptor.
+type proxyProcess struct {
+	cmd   *exec.Cmd
+	ready *net.UnixConn // our end
+	lines *readyReader
+	said  *bounded
+	ca    []byte
+	done  chan struct{} // closed when it has been waited for
+	once  sync.Once
+}
+
+// startProxy starts the proxy. The files in fds are duplicated into it, and the fields of h.FDs that they are keyed by are
+// set to their numbers there; the caller keeps its own.
+func startProxy(binary *os.File, uid uint32, h *Handoff, fds map[*int]*os.File) (*proxyProcess, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("start proxy: %w", err)
+	}
+	end, theirs := os.NewFile(uintptr(pair[0]), "ready"), os.NewFile(uintptr(pair[1]), "ready")
+	defer theirs.Close()
+	conn, err := net.FileConn(end)
+	end.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start proxy: %w", err)
+	}
+	ours := conn.(*net.UnixConn)
+	p := &proxyProcess{ready: ours, lines: newReadyReader(ours), said: new(bounded), done: make(chan struct{})}
+	fds[&h.FDs.Ready] = theirs
+	extra := []*os.File{nil} // HandoffFD
+	for number, f := range fds {
+		if f != nil {
+			*number = HandoffFD + len(extra)
+			extra = append(extra, f)
+		}
+	}
+	if extra[0], err = h.file(); err != nil {
+		ours.Close()
+		return nil, err
+	}
+	defer extra[0].Close()
+	if err := p.start(binary, uid, extra); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start proxy: %w", err)
+	}
+	return p, nil
+}
+
+// start forks on a thread that is used for nothing else afterwards: no_new_privs is a thread's and cannot be undone, and
+// the parent-death signal comes when the thread ends, so it has to last as long as the proxy.
+func (p *proxyProcess) start(binary *os.File, uid uint32, extra []*os.File) error {
+	// By descriptor: the proxy's uid may have no way to the binary's path. High, out of the way of extra.
+	fd, err := unix.FcntlInt(binary.Fd(), unix.F_DUPFD_CLOEXEC, 512)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	p.cmd = exec.Command(fmt.Sprintf("/proc/self/fd/%d", fd))
+	p.cmd.Args = []string{"superserve", "proxy"}
+	p.cmd.Env = []string{}
+	p.cmd.Dir = "/"
+	p.cmd.Stderr = p.said
+	p.cmd.ExtraFiles = extra
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: uid, Gid: uid, Groups: []uint32{}},
+		Setsid:     true,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	started := make(chan error)
+	go func() {
+		defer close(p.done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		if err == nil {
+			err = p.cmd.Start()
+		}
+		started <- err
+		if err == nil {
+			p.cmd.Wait()
+		}
+	}()
+	return <-started
+}
+
+// listen waits until the proxy listens and sets ca, its certificate in DER.
+func (p *proxyProcess) listen() error {
+	p.ready.SetReadDeadline(time.Now().Add(readyTimeout))
+	ca, err := p.lines.ca()
+	p.ready.SetReadDeadline(time.Time{})
+	if err == nil {
+		p.ca = ca
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		<-p.done
+		return fmt.Errorf("start proxy: it ended: %s", orUnknown(p.said.String()))
+	}
+	return fmt.Errorf("start proxy: %w", err)
+}
+
+// follow passes notices on until the proxy is dead, or talks nonsense, which comes to the same.
+func (p *proxyProcess) follow(notice func(Notice)) {
+	for {
+		n, err := p.lines.notice()
+		if err != nil {
+			return
+		}
+		notice(n)
+	}
+}
+
+// close ends the proxy: EOF on Ready asks it to, which lets it finish its last audit lines.
+func (p *proxyProcess) close() {
+	p.once.Do(func() {
+		p.ready.CloseWrite()
+		select {
+		case <-p.done:
+		case <-time.After(partTimeout):
+			p.cmd.Process.Kill()
+			<-p.done
+		}
+		p.ready.Close()
+	})
+}
+
+// authority is the CA's certificate in PEM.
+func (p *proxyProcess) authority() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.ca})
+}
+
+// bounded keeps the first bytes written to it. It is safe for concurrent use.
+type bounded struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+const maxSaid = 16 << 10
+
+func (b *bounded) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if room := maxSaid - b.buf.Len(); room > 0 {
+		b.buf.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+func (b *bounded) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.TrimSpace(b.buf.String())
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "no reason given"
+	}
+	return s
+}

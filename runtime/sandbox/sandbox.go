@@ -1,0 +1,198 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/superserve/superserve/runtime/bundle"
+	"github.com/superserve/superserve/runtime/runsc"
+)
+
+// Reason says why a run ended.
+type Reason string
+
+// The reasons. All but ReasonExit mean that the agent did not end by itself.
+const (
+	ReasonExit      Reason = "exit"      // the command ended
+	ReasonCommand   Reason = "command"   // the command could not be started
+	ReasonTimeout   Reason = "timeout"   // Config.Timeout passed
+	ReasonMemory    Reason = "memory"    // the kernel ended the sandbox for Limits.Memory
+	ReasonProxy     Reason = "proxy"     // the proxy died, and the sandbox was ended with it
+	ReasonSandbox   Reason = "sandbox"   // gVisor failed
+	ReasonCancelled Reason = "cancelled" // the context ended, or Close was called
+	ReasonLost      Reason = "lost"      // the supervisor was killed
+)
+
+// The codes of a run that the agent did not end itself. 124 is that of timeout(1), 126 and 127 are the shell's, 130 is a
+// shell's for SIGINT, 137 for SIGKILL.
+const (
+	codeTimeout       = 124
+	codeFailed        = 125
+	codeNotExecutable = 126
+	codeNotFound      = 127
+	codeCancelled     = 130
+	codeKilled        = 137
+)
+
+// Result is how a run ended.
+type Result struct {
+	Code   int    `json:"code"`             // the agent's exit code, 128 + signal, or one that stands for Reason
+	Reason Reason `json:"reason"`           //
+	Detail string `json:"detail,omitempty"` // a sentence, unless Reason is ReasonExit
+}
+
+// Sandbox is one run. Its methods are safe for concurrent use.
+type Sandbox struct {
+	cfg   Config
+	id    string
+	ids   bundle.IDs
+	grant Granted
+	dir   *runDir
+	cage  cage
+	world *bundle.Bundle
+	proxy *proxyProcess
+	io    *streams
+	gv    *runsc.Runtime
+	ctr   *runsc.Container
+
+	mu     sync.Mutex // guards what follows
+	cause  Result     // why the sandbox was killed; zero if it was not
+	result Result     // valid when done is closed
+	err    error      // the same
+	done   chan struct{}
+}
+
+// Run starts a sandbox and waits for its end. When ctx ends the sandbox is killed, and Run returns once nothing of it
+// runs any more. An error means that the agent was not started, or that the sandbox failed under it (Result.Code 125).
+func Run(ctx context.Context, cfg Config) (Result, error) {
+	s, err := Start(ctx, cfg)
+	if err != nil {
+		return Result{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { s.kill(Result{codeCancelled, ReasonCancelled, "cancelled"}) })
+	defer stop()
+	return s.Wait(context.WithoutCancel(ctx))
+}
+
+// ID names the run: its directory, control group and audit lines.
+func (s *Sandbox) ID() string { return s.id }
+
+// Wait waits until the run has ended and nothing of it is left, or until ctx ends, which does not end the run. It may be
+// called any number of times.
+func (s *Sandbox) Wait(ctx context.Context) (Result, error) {
+	select {
+	case <-s.done:
+		return s.result, s.err
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	}
+}
+
+// Signal sends a signal to the agent's first process. SIGKILL ends the whole sandbox.
+func (s *Sandbox) Signal(sig os.Signal) error {
+	n, ok := sig.(syscall.Signal)
+	if !ok {
+		return fmt.Errorf("signal sandbox: unknown signal %v", sig)
+	}
+	select {
+	case <-s.done:
+		return fmt.Errorf("signal sandbox: %w", os.ErrProcessDone)
+	default:
+	}
+	if n == syscall.SIGKILL {
+		s.kill(Result{codeKilled, ReasonExit, ""})
+		return nil
+	}
+	if err := s.world.Do(s.gv.SignalCommand(s.id, n, false).Run); err != nil {
+		return fmt.Errorf("signal sandbox: %w", err)
+	}
+	return nil
+}
+
+// Resize tells the agent's terminal its size, in characters.
+func (s *Sandbox) Resize(rows, cols uint16) error { return s.io.resize(rows, cols) }
+
+// Close kills the sandbox, if it still runs, and waits until nothing of it is left.
+func (s *Sandbox) Close() error {
+	s.kill(Result{codeCancelled, ReasonCancelled, "closed"})
+	<-s.done
+	if s.result.Reason == ReasonCancelled {
+		return nil
+	}
+	return s.err
+}
+
+// kill ends the sandbox. The first cause is the one that counts.
+func (s *Sandbox) kill(cause Result) {
+	s.mu.Lock()
+	if s.cause == (Result{}) {
+		s.cause = cause
+	}
+	s.mu.Unlock()
+	s.ctr.Kill()
+	// runsc's own death ends the rest by parent-death signals; this is for what might have escaped those.
+	s.cage.leaf.Kill()
+}
+
+// supervise owns the run from its start to its end.
+func (s *Sandbox) supervise(stop func()) {
+	var followers sync.WaitGroup
+	followers.Go(func() {
+		s.proxy.follow(func(n Notice) { s.cfg.Notice(n.Text) })
+		s.kill(Result{codeFailed, ReasonProxy, "the proxy ended under the agent"})
+	})
+	exit, err := s.ctr.Wait()
+	stop()
+	s.mu.Lock()
+	cause := s.cause
+	if cause == (Result{}) {
+		s.cause = Result{Reason: ReasonExit} // what follows kills, but is no cause
+	}
+	s.mu.Unlock()
+	oom := s.cage.leaf.OOMKilled()
+	s.result, s.err = judge(exit, err, cause, oom)
+	s.err = errors.Join(s.err, s.release())
+	followers.Wait()
+	close(s.done)
+}
+
+// judge says how a run ended. A kill of ours looks like a failure of gVisor's, so the cause comes first.
+func judge(exit runsc.Exit, err error, cause Result, oom bool) (Result, error) {
+	switch {
+	case oom && (err != nil || exit.Failure != "" || exit.Code == codeKilled):
+		return Result{codeKilled, ReasonMemory, "the sandbox reached its memory limit"}, nil
+	case cause.Code == codeFailed:
+		return cause, fmt.Errorf("sandbox failed: %s", cause.Detail)
+	case cause != (Result{}):
+		return cause, nil
+	case err != nil:
+		return Result{codeFailed, ReasonSandbox, err.Error()}, fmt.Errorf("sandbox failed: %w", err)
+	case exit.Failure != "":
+		return judgeFailure(exit)
+	}
+	return Result{Code: exit.Code, Reason: ReasonExit}, nil
+}
+
+// judgeFailure tells a command that cannot be executed from a gVisor that failed. Most such commands are found by
+// bundle.WriteSpec; this is for those on shared mounts and for scripts whose interpreter is missing.
+func judgeFailure(exit runsc.Exit) (Result, error) {
+	for _, m := range []struct {
+		text string
+		code int
+	}{
+		{"no such file or directory", codeNotFound},
+		{"not a directory", codeNotFound},
+		{"permission denied", codeNotExecutable},
+		{"exec format error", codeNotExecutable},
+	} {
+		if strings.Contains(exit.Failure, "starting root container") && strings.Contains(exit.Failure, m.text) {
+			return Result{m.code, ReasonCommand, m.text}, nil
+		}
+	}
+	return Result{codeFailed, ReasonSandbox, exit.Failure}, fmt.Errorf("sandbox failed: %s", exit.Failure)
+}

@@ -1,0 +1,168 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/client"
+	"github.com/superserve/superserve/secretd/lease"
+	"github.com/superserve/superserve/secretd/placeholder"
+	"github.com/superserve/superserve/secretd/preset"
+)
+
+// FromSecretd grants secrets that secretd keeps for an agent. Missing ones are a *api.MissingError.
+func FromSecretd(c *client.Client, agent string, wanted []api.Wanted) Secrets {
+	return func(ctx context.Context, run string) (Granted, error) {
+		reply, channel, err := c.Grant(ctx, api.GrantRequest{Agent: agent, Run: run, Secrets: wanted})
+		if err != nil {
+			return Granted{}, err
+		}
+		return Granted{
+			Entries: reply.Entries, Exposed: reply.Exposed, Channel: channel, Resume: reply.Resume, Socket: c.Socket(),
+		}, nil
+	}
+}
+
+// Source is an embedder's own keeper of secrets: a vault, a database, a cloud's secret manager.
+type Source interface {
+	// Secret returns the present value of a secret. It is called at the start of a run and then again for uses that are
+	// more than a minute apart, so that a rotated value is taken up. The slice is not changed. It must be safe for
+	// concurrent use.
+	Secret(ctx context.Context, name string) ([]byte, error)
+}
+
+// SourceSecret is one secret that a run shall have.
+type SourceSecret struct {
+	Name    string       // the environment variable that holds the placeholder
+	Binding *api.Binding // where it may go; nil is what superserve knows of the name (ANTHROPIC_API_KEY, GITHUB_TOKEN, …)
+	Expose  bool         // the agent holds the value itself
+}
+
+// FromSource grants secrets of a Source, which are served to the run's proxy by this process: no secretd is needed, and
+// the values are nowhere but here and in the proxy.
+func FromSource(src Source, wanted []SourceSecret) Secrets {
+	return func(ctx context.Context, run string) (Granted, error) {
+		k := &keeper{src: src, names: make(map[string]api.Entry)}
+		exposed, err := k.fill(ctx, wanted)
+		if err != nil {
+			return Granted{}, err
+		}
+		channel, stop, err := k.serve()
+		if err != nil {
+			return Granted{}, err
+		}
+		return Granted{Entries: k.entries, Exposed: exposed, Channel: channel, Close: stop}, nil
+	}
+}
+
+// keeper is a lease.Keeper over a Source.
+type keeper struct {
+	src     Source
+	entries []api.Entry
+	names   map[string]api.Entry // by placeholder
+}
+
+func (k *keeper) fill(ctx context.Context, wanted []SourceSecret) (map[string][]byte, error) {
+	marker := placeholder.NewMarker()
+	exposed := make(map[string][]byte)
+	for _, w := range wanted {
+		if err := api.CheckName(w.Name); err != nil {
+			return nil, err
+		}
+		value, err := k.src.Secret(ctx, w.Name)
+		if err != nil {
+			return nil, fmt.Errorf("get secret %q: %w", w.Name, err)
+		}
+		binding, err := w.binding()
+		if err != nil {
+			return nil, err
+		}
+		e := api.Entry{Name: w.Name, Binding: binding, Exposed: w.Expose}
+		if e.Placeholder, err = placeholder.Mint(marker, w.Name, value); err != nil {
+			return nil, fmt.Errorf("make placeholder of %q: %w", w.Name, err)
+		}
+		if w.Expose {
+			exposed[w.Name] = value
+		}
+		k.entries = append(k.entries, e)
+		k.names[e.Placeholder] = e
+	}
+	return exposed, nil
+}
+
+func (w SourceSecret) binding() (api.Binding, error) {
+	if w.Binding != nil {
+		if err := w.Binding.Check(); err != nil {
+			return api.Binding{}, fmt.Errorf("bind secret %q: %w", w.Name, err)
+		}
+		return *w.Binding, nil
+	}
+	b, ok := preset.For(w.Name)
+	if !ok {
+		return api.Binding{}, fmt.Errorf("bind secret %q: %w: name the hosts it may go to", w.Name, api.ErrUnbound)
+	}
+	return b, nil
+}
+
+// serve answers the proxy's end, which it returns, until that is closed or stop is called.
+func (k *keeper) serve() (proxyEnd *os.File, stop func(), err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("serve secrets: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "grant"), os.NewFile(uintptr(pair[1]), "grant")
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("serve secrets: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { lease.Serve(ctx, conn, k, nil) })
+	return theirs, func() { cancel(); wg.Wait() }, nil
+}
+
+// Entries implements lease.Keeper.
+func (k *keeper) Entries() []api.Entry { return k.entries }
+
+// Resolve implements lease.Keeper. It is the gate: a placeholder is worth a value at its own hosts and nowhere else.
+func (k *keeper) Resolve(ctx context.Context, r api.ResolveRequest) ([]byte, error) {
+	e, ok := k.names[r.Placeholder]
+	if !ok {
+		return nil, api.ErrUnknown
+	}
+	if !e.Binding.Bound() {
+		return nil, api.ErrUnbound
+	}
+	if !allows(e.Binding, r) {
+		return nil, api.ErrHost
+	}
+	value, err := k.src.Secret(ctx, e.Name)
+	if err != nil {
+		return nil, errors.Join(api.ErrUnavailable, err)
+	}
+	return value, nil
+}
+
+// allows judges the destination of a request.
+func allows(b api.Binding, r api.ResolveRequest) bool {
+	addr, _ := netip.ParseAddr(r.Addr)
+	for _, p := range b.Hosts {
+		if r.Host != "" && p.Match(r.Host, r.Port) {
+			return true
+		}
+		if r.Host == "" && p.MatchAddr(addr, r.Port) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,384 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/superserve/superserve/runtime/bundle"
+	"github.com/superserve/superserve/runtime/cgroup"
+	"github.com/superserve/superserve/runtime/netns"
+	"github.com/superserve/superserve/runtime/runsc"
+	"github.com/superserve/superserve/secretd/client"
+)
+
+// Start starts a sandbox and returns when the agent runs. Not one of its instructions is executed before the cage has
+// been tested and the proxy listens. If anything fails there is no sandbox, and nothing of it is left. ctx is for the
+// start only.
+//
+// The command's absence is not an error of Start: the returned sandbox has ended with code 127, or 126.
+func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	n, id := newID()
+	s := &Sandbox{cfg: cfg, id: id, ids: bundle.NewIDs(n), done: make(chan struct{})}
+	err := s.prepare(ctx)
+	if err == nil {
+		err = s.enter()
+	}
+	switch {
+	case err == nil:
+		return s, nil
+	case errors.Is(err, bundle.ErrNotFound), errors.Is(err, bundle.ErrNotExecutable):
+		return s, s.endBefore(err)
+	}
+	return nil, errors.Join(err, s.release())
+}
+
+// endBefore makes s a sandbox that has ended because its command cannot be started.
+func (s *Sandbox) endBefore(cause error) error {
+	s.result = Result{codeNotFound, ReasonCommand, cause.Error()}
+	if errors.Is(cause, bundle.ErrNotExecutable) {
+		s.result.Code = codeNotExecutable
+	}
+	defer close(s.done)
+	return s.release()
+}
+
+// newID returns a run's ID: 60 bits in 12 letters and digits, and a number for its uids.
+func newID() (uint32, string) {
+	b := make([]byte, 12)
+	rand.Read(b)
+	text := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:8])
+	return binary.LittleEndian.Uint32(b[8:]), strings.ToLower(text[:12])
+}
+
+// step is a part of the start that runs beside others.
+type step struct {
+	done chan struct{}
+	err  error
+}
+
+func begin(f func() error) *step {
+	s := &step{done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		s.err = f()
+	}()
+	return s
+}
+
+func (s *step) wait() error {
+	<-s.done
+	return s.err
+}
+
+// after runs f when all of steps have succeeded.
+func after(f func() error, steps ...*step) *step {
+	return begin(func() error {
+		for _, s := range steps {
+			if err := s.wait(); err != nil {
+				return err
+			}
+		}
+		return f()
+	})
+}
+
+// prepare does everything up to the agent's first instruction: afterwards the container exists and is held, its cage has
+// been tested, and the proxy listens. What does not depend on each other runs at once, since on an idle machine
+// gVisor's own start takes most of the time, and must not wait for ours.
+func (s *Sandbox) prepare(ctx context.Context) (err error) {
+	if s.dir, err = newRunDir(s.cfg.State, s.record()); err != nil {
+		return err
+	}
+	var (
+		sweep   = begin(func() error { return Sweep(s.cfg.State) })
+		ns      = begin(s.makeNamespace)
+		leaf    = begin(s.makeLeaf)
+		granted = begin(func() error { return s.getGrant(ctx) })
+		doors   = after(s.cage.listen, ns)
+		hooks   = after(s.cage.attach, ns, leaf)
+		world   = after(s.makeWorld, ns)
+		spec    = after(s.writeSpec, world, granted)
+		held    = after(s.startContainer, spec, leaf)
+		tested  = after(func() error { return s.testCage(ctx) }, doors, hooks)
+		proxy   = after(s.startProxy, tested, granted)
+		trust   = after(func() error { return s.world.Trust(s.proxy.ca) }, proxy, world)
+	)
+	// All have to end, whatever fails: release must find a settled state. The first cause in the order of
+	// dependence is the one that says most.
+	for _, st := range []*step{ns, leaf, granted, doors, hooks, world, spec, held, tested, proxy, trust} {
+		if e := st.wait(); e != nil && err == nil {
+			err = e
+		}
+	}
+	if e := sweep.wait(); e != nil {
+		s.cfg.Log.Warn("sweep", zap.Error(e))
+	}
+	return err
+}
+
+// enter lets the agent run.
+func (s *Sandbox) enter() error {
+	if err := s.ctr.Release(); err != nil {
+		return err
+	}
+	for _, n := range s.world.Notes() {
+		s.cfg.Notice(n)
+	}
+	s.cage.closeListeners()
+	stop := func() {}
+	if s.cfg.Timeout > 0 {
+		text := fmt.Sprintf("the run took longer than %v", s.cfg.Timeout)
+		t := time.AfterFunc(s.cfg.Timeout, func() { s.kill(Result{codeTimeout, ReasonTimeout, text}) })
+		stop = func() { t.Stop() }
+	}
+	go s.supervise(stop)
+	return nil
+}
+
+func (s *Sandbox) record() Record {
+	return Record{
+		ID: s.id, Agent: s.cfg.Agent, Command: s.cfg.Command, Supervisor: os.Getpid(), Started: time.Now(), Logs: s.cfg.Logs,
+	}
+}
+
+func (s *Sandbox) makeNamespace() (err error) {
+	s.cage.ns, err = netns.New()
+	return err
+}
+
+func (s *Sandbox) makeLeaf() error {
+	h, err := cgroup.Find()
+	if err != nil {
+		return err
+	}
+	s.cage.leaf, err = cgroup.New(h, s.id, s.cfg.Limits)
+	return err
+}
+
+func (s *Sandbox) getGrant(ctx context.Context) (err error) {
+	s.grant, err = s.cfg.Secrets(ctx, s.id)
+	return err
+}
+
+func (s *Sandbox) makeWorld() (err error) {
+	s.world, err = bundle.New(bundle.Config{
+		ID:        s.id,
+		Hostname:  s.cfg.Agent,
+		IDs:       s.ids,
+		NetNS:     s.cage.ns.Path(),
+		Rootfs:    s.cfg.Rootfs,
+		Project:   s.cfg.Dir,
+		Shared:    s.cfg.Workspace,
+		Home:      s.cfg.Home,
+		Mounts:    s.cfg.Mounts,
+		Resolvers: []string{dns4.Addr().String()},
+		Trust:     s.cfg.UpstreamCA,
+	})
+	return err
+}
+
+func (s *Sandbox) writeSpec() error {
+	return s.world.WriteSpec(bundle.Process{
+		Command: s.cfg.Command, Env: s.environment(), Terminal: s.cfg.Terminal != nil,
+	})
+}
+
+// environment is the caller's, and the secrets' placeholders. A secret that the agent itself shall hold is in the clear
+// here, and in gVisor's state, which is on a tmpfs.
+func (s *Sandbox) environment() []string {
+	var env []string
+	secret := make(map[string]bool)
+	for _, e := range s.grant.Entries {
+		secret[e.Name] = true
+	}
+	for _, kv := range s.cfg.Env {
+		if k, _, _ := strings.Cut(kv, "="); !secret[k] {
+			env = append(env, kv)
+		}
+	}
+	for _, e := range s.grant.Entries {
+		value := e.Placeholder
+		if v, ok := s.grant.Exposed[e.Name]; ok && e.Exposed {
+			value = string(v)
+		}
+		env = append(env, e.Name+"="+value)
+	}
+	return env
+}
+
+// startContainer creates the container in the leaf. It is held before its first instruction.
+func (s *Sandbox) startContainer() (err error) {
+	if s.gv, err = runsc.New(runsc.Config{
+		Path: s.cfg.Runsc, State: s.world.State(), Scratch: s.dir.path, Debug: s.cfg.Debug, Network: "host",
+	}); err != nil {
+		return err
+	}
+	if s.cfg.Runsc != s.cfg.Binary {
+		if _, err := s.gv.Version(context.Background()); err != nil {
+			return err
+		}
+	}
+	if s.io, err = s.openStreams(); err != nil {
+		return err
+	}
+	defer s.io.started()
+	return s.world.Do(func() (err error) {
+		s.ctr, err = s.gv.Start(runsc.Options{
+			ID:       s.id,
+			Bundle:   s.world.Dir(),
+			Stdio:    s.io.inside,
+			Terminal: s.cfg.Terminal != nil,
+			Hold:     filepath.Join(s.dir.path, holdFile),
+			Start:    s.startInLeaf,
+		})
+		return err
+	})
+}
+
+func (s *Sandbox) startInLeaf(cmd *exec.Cmd) error {
+	if err := s.cage.leaf.Start(cmd); err != nil {
+		return err
+	}
+	s.dir.rec.Sandbox = cmd.Process.Pid
+	return s.dir.write()
+}
+
+func (s *Sandbox) openStreams() (*streams, error) {
+	if !s.cfg.Logs {
+		return newStreams(&s.cfg, nil, nil)
+	}
+	out, errs, err := s.dir.logs()
+	if err != nil {
+		return nil, err
+	}
+	st, err := newStreams(&s.cfg, out, errs)
+	if err != nil {
+		closeFiles([]*os.File{out, errs})
+		return nil, err
+	}
+	st.logs = []*os.File{out, errs}
+	return st, nil
+}
+
+// testCage proves the cage with the supervisor in the proxy's place.
+func (s *Sandbox) testCage(ctx context.Context) error {
+	d, release, err := s.cage.doors()
+	if err != nil {
+		return err
+	}
+	defer release()
+	return selfTest(ctx, s.cfg.Binary, s.cage.leaf, s.cage.ns, d)
+}
+
+// startProxy starts the proxy and waits until it listens.
+func (s *Sandbox) startProxy() error {
+	binary, err := os.Open(s.cfg.Binary)
+	if err != nil {
+		return fmt.Errorf("start proxy: %w", err)
+	}
+	defer binary.Close()
+	listeners, err := s.cage.listenerFiles()
+	if err != nil {
+		return err
+	}
+	defer closeFiles(listeners[:])
+	audit, err := s.openAudit()
+	if err != nil {
+		return err
+	}
+	defer audit.Close()
+	resume, err := s.openResume()
+	if err != nil {
+		return err
+	}
+	defer closeFiles([]*os.File{resume})
+	h := &Handoff{
+		Run: s.id, Agent: s.cfg.Agent, Network: s.cfg.Network, Resolve: s.cfg.Resolve, UpstreamCA: s.cfg.UpstreamCA,
+		Resume: s.grant.Resume,
+	}
+	s.proxy, err = startProxy(binary, s.ids.Proxy(), h, map[*int]*os.File{
+		&h.FDs.TCP4: listeners[0], &h.FDs.TCP6: listeners[1],
+		&h.FDs.DNSUDP4: listeners[2], &h.FDs.DNSUDP6: listeners[3],
+		&h.FDs.DNSTCP4: listeners[4], &h.FDs.DNSTCP6: listeners[5],
+		&h.FDs.Destinations: s.cage.redirect.Destinations(),
+		&h.FDs.Grant:        s.grant.Channel,
+		&h.FDs.Secretd:      resume,
+		&h.FDs.Audit:        audit,
+	})
+	if err != nil {
+		return err
+	}
+	// The proxy's copy is the only one from here on: when it dies, the grant ends.
+	closeFiles([]*os.File{s.grant.Channel})
+	s.grant.Channel = nil
+	return s.proxy.listen()
+}
+
+// openAudit opens the run's own audit log. It is not one file for all runs: whoever breaks a proxy could truncate that.
+func (s *Sandbox) openAudit() (*os.File, error) {
+	dir := filepath.Join(s.cfg.State, "audit")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
+	name := s.dir.rec.Started.UTC().Format("20060102T150405Z") + "-" + s.id + ".jsonl"
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
+	return f, nil
+}
+
+// openResume opens the way to secretd's resumption socket, which the proxy cannot reach by its path.
+func (s *Sandbox) openResume() (*os.File, error) {
+	if s.grant.Socket == "" || s.grant.Resume == "" {
+		return nil, nil
+	}
+	return client.OpenResume(s.grant.Socket)
+}
+
+// release takes away what is there of a sandbox, started or not. It is called once.
+func (s *Sandbox) release() error {
+	var errs []error
+	if s.ctr != nil {
+		s.ctr.Kill()
+	}
+	// The kernel takes its time to free hooks and processes, and the proxy to part: at once, then.
+	var wg sync.WaitGroup
+	if s.proxy != nil {
+		wg.Go(s.proxy.close)
+	}
+	errs = append(errs, s.cage.close())
+	if s.ctr != nil {
+		s.ctr.Wait()
+	}
+	if s.io != nil {
+		s.io.close()
+	}
+	wg.Wait()
+	closeFiles([]*os.File{s.grant.Channel})
+	if s.grant.Close != nil {
+		s.grant.Close()
+	}
+	if s.world != nil {
+		errs = append(errs, s.world.Close())
+	}
+	if s.dir != nil {
+		errs = append(errs, s.dir.end(s.result))
+	}
+	return errors.Join(errs...)
+}
