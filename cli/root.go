@@ -109,8 +109,13 @@ func (sh *shell) commands() []*cobra.Command {
 		sh.secretsCommand(),
 		sh.initCommand(),
 		sh.deployCommand(),
+		sh.runCommand(),
+		sh.psCommand(),
+		sh.logsCommand(),
+		sh.stopCommand(),
 		sh.agentsCommand(),
 		sh.versionCommand(),
+		newProxyCommand(),
 	}
 }
 

@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/superserve/superserve/runtime/sandbox"
+)
+
+func (sh *shell) psCommand() *cobra.Command {
+	var all, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ps",
+		Short: "List the runs",
+		Args:  exactly(),
+		RunE:  func(*cobra.Command, []string) error { return sh.ps(all, asJSON) },
+	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "list ended runs too")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// psRow is one run of `ps --json`.
+type psRow struct {
+	sandbox.Record
+	Status string `json:"status"`
+}
+
+func (sh *shell) ps(all, asJSON bool) error {
+	p, err := sh.places()
+	if err != nil {
+		return err
+	}
+	records, err := sandbox.List(p.state)
+	if err != nil {
+		return err
+	}
+	list := []psRow{}
+	for _, r := range records {
+		if r.Running || all {
+			list = append(list, psRow{r, status(r)})
+		}
+	}
+	if asJSON {
+		return sh.json(list)
+	}
+	rows := make([][]string, 0, len(list))
+	for _, r := range list {
+		rows = append(rows, []string{r.ID, r.Agent, r.Status, when(r.Started), lasted(r.Record), strings.Join(r.Command, " ")})
+	}
+	return sh.table([]string{"RUN", "AGENT", "STATUS", "STARTED", "TIME", "COMMAND"}, rows)
+}
+
+// status says in one word, or a word and a number, where a run stands.
+func status(r sandbox.Record) string {
+	switch {
+	case r.Running:
+		return "running"
+	case r.Result == nil:
+		return string(sandbox.ReasonLost)
+	case r.Result.Reason == sandbox.ReasonExit:
+		return fmt.Sprintf("exit %d", r.Result.Code)
+	}
+	return string(r.Result.Reason)
+}
+
+// lasted is how long a run has gone on, or went on.
+func lasted(r sandbox.Record) string {
+	end := r.Ended
+	if end.IsZero() && !r.Running {
+		return "-"
+	}
+	if end.IsZero() {
+		end = time.Now()
+	}
+	return end.Sub(r.Started).Round(time.Second).String()
+}
+
+// findRun returns the run of an id or of the beginning of one.
+func (sh *shell) findRun(id string) (places, sandbox.Record, error) {
+	p, err := sh.places()
+	if err != nil {
+		return p, sandbox.Record{}, err
+	}
+	records, err := sandbox.List(p.state)
+	if err != nil {
+		return p, sandbox.Record{}, err
+	}
+	unknown := unknownError{kind: "run", name: id, list: "superserve ps --all"}
+	var found []sandbox.Record
+	for _, r := range records {
+		if r.ID == id {
+			return p, r, nil
+		}
+		if id != "" && strings.HasPrefix(r.ID, id) {
+			found = append(found, r)
+		}
+		unknown.known = append(unknown.known, r.ID)
+	}
+	switch len(found) {
+	case 0:
+		return p, sandbox.Record{}, unknown
+	case 1:
+		return p, found[0], nil
+	}
+	return p, sandbox.Record{}, errors.New("more than one run begins with '" + escapeLine(id) + "'")
+}

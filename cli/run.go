@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/superserve/superserve/runtime/agent"
+	"github.com/superserve/superserve/runtime/sandbox"
+	"github.com/superserve/superserve/secretd/api"
+)
+
+const runLong = `Run an agent in a sandbox: one that was deployed, by its name, or the project in a folder, which is
+deployed first. What stands after -- is given to the agent. Its output and exit code are passed through.
+
+Inside, the project is /workspace, writable, and forgotten at the end; the host's programs are there,
+read-only; the host's files are not. The environment holds a placeholder for each secret.
+
+Exit codes: the agent's own; 1 an error before it ran; 124 its time was up; 125 the sandbox failed under
+it; 126 and 127 its command cannot be run or is not there; 130 interrupted.`
+
+// runFlags are the flags of `run`. Values are kept as they were written; options checks them.
+type runFlags struct {
+	interactive, tty            bool
+	noStdin                     bool // -i=false
+	env, mounts, resolve        []string
+	workspace, home, network    string
+	upstreamCA, rootfs, runsc   string
+	memory, cpus, pids, timeout string
+	asJSON, quiet               bool
+}
+
+func (sh *shell) runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run AGENT|DIR [-- ARGS...]",
+		Short: "Run an agent in a sandbox",
+		Long:  runLong,
+		Example: `  superserve run ./my-agent
+  superserve run my-agent -- --task "read the news"
+  superserve run --workspace . --network bound my-agent`,
+		Args: runArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.noStdin = cmd.Flags().Changed("interactive") && !f.interactive
+			f.tty = f.tty || !cmd.Flags().Changed("tty") && !f.asJSON && isTerminal(sh.in) && isTerminal(sh.out)
+			return sh.run(cmd.Context(), args[0], args[1:], f)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *runFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.BoolVarP(&f.interactive, "interactive", "i", false, "give the agent standard input (the default; -i=false gives it none)")
+	flags.BoolVarP(&f.tty, "tty", "t", false, "give the agent a terminal (automatic on a terminal; -t=false gives it none)")
+	flags.StringArrayVarP(&f.env, "env", "e", nil, "set `KEY=VALUE` in the agent's environment; it is no secret (repeatable)")
+	flags.StringArrayVar(&f.mounts, "mount", nil, "show `SRC:DST[:ro]` of this machine in the sandbox (repeatable)")
+	flags.StringVar(&f.workspace, "workspace", "", "use `DIR` as /workspace, for real: what the agent writes stays there")
+	flags.StringVar(&f.home, "home", "", "keep the agent's home in `DIR`")
+	flags.StringVar(&f.rootfs, "rootfs", "", "use `DIR` as the root file system in place of this machine's programs")
+	flags.StringVar(&f.network, "network", "", "`none`, bound (the secrets' hosts and what is allowed) or public")
+	flags.StringArrayVar(&f.resolve, "resolve", nil, "connect to `HOST:PORT:ADDR:PORT`, as curl's (repeatable)")
+	flags.StringVar(&f.upstreamCA, "upstream-ca", "", "trust the certificates in `FILE` for upstreams too")
+	flags.StringVar(&f.memory, "memory", "", "limit memory to `SIZE`, as in 512M")
+	flags.StringVar(&f.cpus, "cpus", "", "limit processors to `N`, as in 1.5")
+	flags.StringVar(&f.pids, "pids", "", "limit processes to `N`")
+	flags.StringVar(&f.timeout, "timeout", "", "end the agent after `TIME`, as in 90s or 2h")
+	flags.StringVar(&f.runsc, "runsc", "", "use another gVisor at `PATH`")
+	flags.BoolVar(&f.asJSON, "json", false, "print what happens as a JSON object a line")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print no notes")
+}
+
+// runArgs wants an agent, and a -- before anything that is for it.
+func runArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 && cmd.ArgsLenAtDash() != 1 {
+		return usageError{cmd.CommandPath(), fmt.Sprintf("unexpected argument '%s': what is for the agent stands after --", escapeLine(args[1]))}
+	}
+	return atLeast("AGENT or DIR")(cmd, args)
+}
+
+// run is the main job: find the agent, check its secrets, start the sandbox, pass its end on.
+func (sh *shell) run(ctx context.Context, target string, args []string, f runFlags) error {
+	if err := needRoot("superserve run"); err != nil {
+		return err
+	}
+	a, m, err := sh.target(ctx, target)
+	if err != nil {
+		return err
+	}
+	held, err := a.Hold()
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	p, err := sh.places()
+	if err != nil {
+		return err
+	}
+	cfg, err := f.config(a, m, p)
+	if err != nil {
+		return err
+	}
+	cfg.Command = m.Command.Vector(args)
+	if !f.quiet {
+		sh.adviseMounts(a, m)
+	}
+	if cfg.Secrets, err = sh.secretsFor(ctx, m, f.quiet); err != nil {
+		return err
+	}
+	return sh.supervise(ctx, cfg, f)
+}
+
+// target finds the agent that a word means: a path is a folder, and so is a folder whose name no agent
+// has; everything else is a name.
+func (sh *shell) target(ctx context.Context, word string) (*agent.Agent, *agent.Manifest, error) {
+	registry, err := sh.registry()
+	if err != nil {
+		return nil, nil, err
+	}
+	dir := strings.ContainsRune(word, filepath.Separator) || word == "." || word == ".."
+	if !dir {
+		_, err := registry.Get(word)
+		info, statErr := os.Stat(filepath.Join(word, agent.ManifestName))
+		dir = errors.Is(err, agent.ErrNotFound) && statErr == nil && info.Mode().IsRegular()
+	}
+	if !dir {
+		return sh.findAgent(word)
+	}
+	a, err := sh.deployFrom(ctx, registry, word)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := a.Manifest()
+	return a, m, err
+}
+
+// secretsFor checks that the agent has its secrets, says what a person should know of them, and returns
+// what asks secretd for the grant. An agent without secrets needs no secretd.
+func (sh *shell) secretsFor(ctx context.Context, m *agent.Manifest, quiet bool) (sandbox.Secrets, error) {
+	if len(m.Secrets) == 0 {
+		return nil, nil
+	}
+	have, err := sh.secretsOf(ctx, m.Name)
+	if err != nil {
+		return nil, err
+	}
+	var missing []string
+	wanted := make([]api.Wanted, 0, len(m.Secrets))
+	for _, s := range m.Secrets {
+		if _, ok := have[s.Name]; !ok {
+			missing = append(missing, s.Name)
+		}
+		wanted = append(wanted, api.Wanted{Name: s.Name, Binding: s.Binding(), Expose: s.Expose})
+	}
+	if len(missing) > 0 {
+		return nil, sh.missingSecrets(m.Name, missing)
+	}
+	for _, s := range m.Secrets {
+		sh.adviseSecret(m.Name, s, have[s.Name].Binding, quiet)
+	}
+	c, err := sh.secretd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return sandbox.FromSecretd(c, m.Name, wanted), nil
+}
+
+// missingSecrets prints the three lines of the product page; they are an error and its advice in one.
+func (sh *shell) missingSecrets(name string, missing []string) error {
+	fmt.Fprintf(sh.err, "%s Missing required secret(s): %s\nSet them with:\n  %s\n",
+		sh.paint(sh.err, red, "Error:"), joinWords(missing), setCommand(name, missing))
+	return exitCode(exitError)
+}
+
+// adviseMounts says what of this machine the project itself asks to be shown.
+func (sh *shell) adviseMounts(a *agent.Agent, m *agent.Manifest) {
+	for _, s := range m.Mounts {
+		mount := parseMount(s)
+		how := "to be written"
+		if mount.ReadOnly {
+			how = "read-only"
+		}
+		sh.note("%s shows the agent %s of this machine, %s", agent.ManifestName, escapeLine(within(a.Source, mount.Source)), how)
+	}
+}
+
+// adviseSecret says what the manifest does with a secret that its owner may not expect. An exposed one
+// is said at every run, quiet or not.
+func (sh *shell) adviseSecret(name string, s agent.Secret, stored api.Binding, quiet bool) {
+	switch {
+	case s.Expose:
+		sh.warn("the agent is given the real value of %s (expose: true in %s)", s.Name, agent.ManifestName)
+	case quiet:
+	case len(s.Hosts) > 0 && stored.Bound() && texts(s.Hosts) != texts(stored.Hosts):
+		sh.note("%s sends %s to %s in place of %s", agent.ManifestName, s.Name, texts(s.Hosts), texts(stored.Hosts))
+	case len(s.Hosts) == 0 && !stored.Bound():
+		sh.adviseBind(name, s.Name)
+	}
+}

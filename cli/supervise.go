@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/superserve/superserve/runtime/sandbox"
+	"github.com/superserve/superserve/secretd/api"
+)
+
+// supervise starts the sandbox and stays until its end. A signal that comes while it starts ends the
+// start; one that comes later is the agent's, and the second SIGINT or SIGTERM ends the sandbox.
+func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	out := sh.outlet(&cfg, f)
+	began := time.Now()
+	s, err := sandbox.Start(ctx, cfg)
+	if err != nil {
+		return sh.startFailed(cfg.Agent, err)
+	}
+	out.event(runEvent{Type: "run.started", Run: s.ID()})
+	done := make(chan struct{})
+	var forwarder sync.WaitGroup
+	forwarder.Go(func() { forward(s, signals, done) })
+	result, err := s.Wait(context.WithoutCancel(ctx))
+	close(done)
+	forwarder.Wait()
+	out.flush()
+	out.event(runEvent{Type: "run.completed", Run: s.ID(), Code: &result.Code, Reason: string(result.Reason), Text: result.Detail, Milliseconds: time.Since(began).Milliseconds()})
+	return sh.ended(result, err, f)
+}
+
+// startFailed words the one failure of a start that is the user's to mend. Between the check and the
+// grant a secret may have been deleted.
+func (sh *shell) startFailed(name string, err error) error {
+	var missing *api.MissingError
+	if errors.As(err, &missing) {
+		return sh.missingSecrets(name, missing.Names)
+	}
+	return err
+}
+
+// forward passes signals on to the agent until done.
+func forward(s *sandbox.Sandbox, signals <-chan os.Signal, done <-chan struct{}) {
+	endings := 0
+	for {
+		select {
+		case <-done:
+			return
+		case sig := <-signals:
+			if sig == os.Interrupt || sig == syscall.SIGTERM {
+				endings++
+			}
+			if endings > 1 {
+				sig = syscall.SIGKILL
+			}
+			s.Signal(sig) // an error means that it has ended, which Wait says
+		}
+	}
+}
+
+// ended turns the result into this process's exit code, and says why if it was not the agent's doing.
+func (sh *shell) ended(result sandbox.Result, err error, f runFlags) error {
+	switch {
+	case err != nil && result.Code == 0:
+		return err
+	case err != nil || result.Reason != sandbox.ReasonExit && result.Detail != "":
+		text := result.Detail
+		if text == "" {
+			text = err.Error()
+		}
+		if !f.asJSON {
+			sh.report(errors.New(text))
+		}
+	}
+	if result.Code == 0 {
+		return nil
+	}
+	return exitCode(result.Code)
+}
+
+// outlet is where a run's output goes: through to our own streams, or into events.
+type outlet struct {
+	json   bool
+	stdout *lineEvents
+	stderr *lineEvents
+	w      io.Writer
+	mu     *sync.Mutex // one event a write
+}
+
+// runEvent is one line of `run --json`.
+type runEvent struct {
+	Type         string `json:"type"` // run.started, stdout, stderr, notice, run.completed
+	Run          string `json:"run,omitempty"`
+	Text         string `json:"text,omitempty"`
+	Code         *int   `json:"code,omitempty"`
+	Reason       string `json:"reason,omitempty"`
+	Milliseconds int64  `json:"duration_ms,omitempty"`
+}
+
+// outlet connects the agent's streams.
+func (sh *shell) outlet(cfg *sandbox.Config, f runFlags) *outlet {
+	o := &outlet{json: f.asJSON, w: sh.out, mu: new(sync.Mutex)}
+	if !f.noStdin {
+		cfg.Stdin = sh.in
+	}
+	cfg.Stdout, cfg.Stderr = sh.out, sh.err
+	if f.asJSON {
+		o.stdout, o.stderr = &lineEvents{out: o, kind: "stdout"}, &lineEvents{out: o, kind: "stderr"}
+		cfg.Stdout, cfg.Stderr = o.stdout, o.stderr
+	}
+	if f.tty {
+		cfg.Terminal = &sandbox.Terminal{}
+		if isTerminal(sh.in) {
+			cfg.Terminal.File = sh.in
+		}
+	}
+	cfg.Notice = func(text string) { sh.notice(o, f, text) }
+	return o
+}
+
+// notice says what the proxy refused. While the agent has the terminal it is raw, and a line end needs
+// its carriage return.
+func (sh *shell) notice(o *outlet, f runFlags, text string) {
+	switch {
+	case o.json:
+		o.event(runEvent{Type: "notice", Text: text})
+	case f.quiet:
+	case f.tty:
+		fmt.Fprintf(sh.err, "\r%s %s\r\n", sh.paint(sh.err, yellow, "note:"), escapeLine(text))
+	default:
+		sh.note("%s", escapeLine(text))
+	}
+}
+
+// event prints one event in the JSON form, nothing otherwise.
+func (o *outlet) event(e runEvent) {
+	if !o.json {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	json.NewEncoder(o.w).Encode(e)
+}
+
+func (o *outlet) flush() {
+	if o.json {
+		o.stdout.flush()
+		o.stderr.flush()
+	}
+}
+
+// lineEvents turns a stream into events, one a line; a line without an end is given out after 64 KiB.
+type lineEvents struct {
+	out  *outlet
+	kind string
+	buf  []byte
+}
+
+// Write never fails: the reader of the events is told of each line, or is gone.
+func (l *lineEvents) Write(p []byte) (int, error) {
+	const longest = 64 << 10
+	l.buf = append(l.buf, p...)
+	for {
+		i := bytes.IndexByte(l.buf, '\n')
+		if i < 0 && len(l.buf) < longest {
+			return len(p), nil
+		}
+		if i < 0 {
+			l.flush()
+			return len(p), nil
+		}
+		l.out.event(runEvent{Type: l.kind, Text: string(l.buf[:i])})
+		l.buf = l.buf[i+1:]
+	}
+}
+
+func (l *lineEvents) flush() {
+	if len(l.buf) > 0 {
+		l.out.event(runEvent{Type: l.kind, Text: string(l.buf)})
+		l.buf = nil
+	}
+}
