@@ -67,34 +67,51 @@ func newID() (uint32, string) {
 
 // step is a part of the start that runs beside others.
 type step struct {
+	name string
 	done chan struct{}
 	err  error
 }
 
-func begin(f func() error) *step {
-	s := &step{done: make(chan struct{})}
+// plan is the steps of one start.
+type plan struct {
+	log   *zap.Logger
+	begun time.Time
+	steps []*step
+}
+
+// add runs f on a goroutine when all of needs have succeeded. Steps are added in the order of dependence.
+func (p *plan) add(name string, f func() error, needs ...*step) *step {
+	s := &step{name: name, done: make(chan struct{})}
+	p.steps = append(p.steps, s)
 	go func() {
 		defer close(s.done)
+		for _, n := range needs {
+			<-n.done
+			if n.err != nil {
+				s.err = errSkipped
+				return
+			}
+		}
+		from := time.Since(p.begun)
 		s.err = f()
+		p.log.Debug("start step", zap.String("step", name), zap.Duration("from", from), zap.Duration("to", time.Since(p.begun)), zap.Error(s.err))
 	}()
 	return s
 }
 
-func (s *step) wait() error {
-	<-s.done
-	return s.err
-}
+// errSkipped marks a step that was not taken because one that it needs failed.
+var errSkipped = errors.New("skipped")
 
-// after runs f when all of steps have succeeded.
-func after(f func() error, steps ...*step) *step {
-	return begin(func() error {
-		for _, s := range steps {
-			if err := s.wait(); err != nil {
-				return err
-			}
+// wait waits for every step, whatever fails, so that what they made can be taken away, and returns their errors.
+func (p *plan) wait() error {
+	var errs []error
+	for _, s := range p.steps {
+		<-s.done
+		if s.err != nil && s.err != errSkipped {
+			errs = append(errs, s.err)
 		}
-		return f()
-	})
+	}
+	return errors.Join(errs...)
 }
 
 // prepare does everything up to the agent's first instruction: afterwards the container exists and is held, its cage has
@@ -104,31 +121,28 @@ func (s *Sandbox) prepare(ctx context.Context) (err error) {
 	if s.dir, err = newRunDir(s.cfg.State, s.record()); err != nil {
 		return err
 	}
-	var (
-		sweep   = begin(func() error { return Sweep(s.cfg.State) })
-		ns      = begin(s.makeNamespace)
-		leaf    = begin(s.makeLeaf)
-		granted = begin(func() error { return s.getGrant(ctx) })
-		doors   = after(s.cage.listen, ns)
-		hooks   = after(s.cage.attach, ns, leaf)
-		world   = after(s.makeWorld, ns)
-		spec    = after(s.writeSpec, world, granted)
-		held    = after(s.startContainer, spec, leaf)
-		tested  = after(func() error { return s.testCage(ctx) }, doors, hooks)
-		proxy   = after(s.startProxy, tested, granted)
-		trust   = after(func() error { return s.world.Trust(s.proxy.ca) }, proxy, world)
-	)
-	// All have to end, whatever fails: release must find a settled state. The first cause in the order of
-	// dependence is the one that says most.
-	for _, st := range []*step{ns, leaf, granted, doors, hooks, world, spec, held, tested, proxy, trust} {
-		if e := st.wait(); e != nil && err == nil {
-			err = e
-		}
+	p := plan{log: s.cfg.Log, begun: time.Now()}
+	ns := p.add("namespace", s.makeNamespace)
+	leaf := p.add("cgroup", s.makeLeaf)
+	granted := p.add("grant", func() error { return s.getGrant(ctx) })
+	doors := p.add("listen", s.cage.listen, ns)
+	hooks := p.add("hooks", s.cage.attach, ns, leaf)
+	world := p.add("world", s.makeWorld, ns)
+	spec := p.add("spec", s.writeSpec, world, granted)
+	p.add("container", s.startContainer, spec, leaf)
+	tested := p.add("self-test", func() error { return s.testCage(ctx) }, doors, hooks)
+	proxy := p.add("proxy", s.startProxy, tested, granted)
+	p.add("trust", func() error { return s.world.Trust(s.proxy.ca) }, proxy, world)
+	p.add("sweep", s.sweep)
+	return p.wait()
+}
+
+// sweep clears up after supervisors that were killed. Its failure is no reason not to start.
+func (s *Sandbox) sweep() error {
+	if err := Sweep(s.cfg.State); err != nil {
+		s.cfg.Log.Warn("sweep", zap.Error(err))
 	}
-	if e := sweep.wait(); e != nil {
-		s.cfg.Log.Warn("sweep", zap.Error(e))
-	}
-	return err
+	return nil
 }
 
 // enter lets the agent run.
