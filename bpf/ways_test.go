@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -113,7 +114,9 @@ var ways = map[string]way{
 	"dns6 to a mapped address, connected":   {askConnected(unix.AF_INET6, publicM), "dns from [::ffff:8.8.8.8]:53, peer [::ffff:8.8.8.8]:53"},
 	"dns6 given an IPv4 address":            {ask(unix.AF_INET6, public4), "dns from [::ffff:8.8.8.8]:53"},
 	"dns6 given an IPv4 address, connected": {askConnected(unix.AF_INET6, public4), "dns from [::ffff:8.8.8.8]:53, peer [::ffff:8.8.8.8]:53"},
-	"dns4, connected, with control data":    {askWithControl, "dns from 8.8.8.8:53"},
+	"tcp4 by io_uring":                      {connectByRing, arrived(far4, far4) + " or no io_uring"},
+	"dns6, connected, with control data":    {askWithControl(unix.AF_INET6, public6), "dns from [2001:4860:4860::8888]:53"},
+	"dns4, connected, with control data":    {askWithControl(unix.AF_INET, public4), "dns from 8.8.8.8:53"},
 	"dns4 at our resolver's own address":    {askTwo(unix.AF_INET, public4, ap("127.0.0.53:53")), "dns from 8.8.8.8:53, dns from 127.0.0.53:53"},
 	"dns6 of both families with one socket": {askTwo(unix.AF_INET6, publicM, public6), "dns from [::ffff:8.8.8.8]:53, dns from [2001:4860:4860::8888]:53"},
 }
@@ -344,16 +347,18 @@ func askConnected(family int, to netip.AddrPort) func() string {
 	}
 }
 
-func askWithControl() string {
-	return with(unix.AF_INET, unix.SOCK_DGRAM, 0, func(fd int) (string, error) {
-		if err := unix.Connect(fd, sockaddr(public4)); err != nil {
-			return "", err
-		}
-		if err := unix.Sendmsg(fd, []byte("?"), control(unix.AF_INET), nil, 0); err != nil {
-			return "", err
-		}
-		return receive(fd)
-	})
+func askWithControl(family int, to netip.AddrPort) func() string {
+	return func() string {
+		return with(family, unix.SOCK_DGRAM, 0, func(fd int) (string, error) {
+			if err := unix.Connect(fd, sockaddr(to)); err != nil {
+				return "", err
+			}
+			if err := unix.Sendmsg(fd, []byte("?"), control(family), nil, 0); err != nil {
+				return "", err
+			}
+			return receive(fd)
+		})
+	}
 }
 
 func askTwo(family int, first, then netip.AddrPort) func() string {
@@ -369,13 +374,20 @@ func askTwo(family int, first, then netip.AddrPort) func() string {
 	}
 }
 
-// sourceRoute connects by way of another address, which IPv4 puts in the place of the destination. The hook
-// rewrites the real one, which comes second.
-func sourceRoute([]string) string {
-	return tcp(unix.AF_INET, far4, func(fd int) error {
-		limit := unix.NsecToTimeval(int64(100 * time.Millisecond))
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
-		return unix.SetsockoptString(fd, unix.SOL_IP, unix.IP_OPTIONS, "\x83\x07\x04\xcb\x00\x71\x09\x00")
+// sourceRoute connects by way of another address, which stands in the packet where the destination should. The
+// hook rewrites the real one, which comes second.
+func sourceRoute(args []string) string {
+	limit := unix.NsecToTimeval(int64(100 * time.Millisecond))
+	brief := func(fd int) error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit) }
+	if args[0] == "4" { // loose source route by 203.0.113.9 (RFC 791, 3.1)
+		return tcp(unix.AF_INET, far4, brief, func(fd int) error {
+			return unix.SetsockoptString(fd, unix.SOL_IP, unix.IP_OPTIONS, "\x83\x07\x04\xcb\x00\x71\x09\x00")
+		})()
+	}
+	// Segment routing header by 2001:db8::9 (RFC 8754, 2): the last segment, to be filled in, is the first.
+	header := "\x00\x04\x04\x01\x01\x00\x00\x00" + strings.Repeat("\x00", 16) + "\x20\x01\x0d\xb8" + strings.Repeat("\x00", 11) + "\x09"
+	return tcp(unix.AF_INET6, far6, brief, func(fd int) error {
+		return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_RTHDR, header)
 	})()
 }
 

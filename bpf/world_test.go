@@ -40,7 +40,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{Cage: bpftest.New(t)}
+	return newWorldIn(t, bpftest.New(t))
+}
+
+func newWorldIn(t testing.TB, cage *bpftest.Cage) *world {
+	t.Helper()
+	w := &world{Cage: cage}
 	w.config = Config{
 		Cgroup: w.Cgroup,
 		Proxy4: w.serve(t, "127.0.0.2:0", w.proxy), Proxy6: w.serve(t, "[::1]:0", w.proxy),

@@ -35,6 +35,23 @@ var made atomic.Int64
 // New makes a cage. Without root or cgroup2 it skips the test, or fails it where CI=true.
 func New(t testing.TB) *Cage {
 	t.Helper()
+	c := &Cage{t: t}
+	c.makeLeaf()
+	c.makeNamespace()
+	return c
+}
+
+// In makes a cage in a network namespace that the caller has made. The descriptor stays the caller's.
+func In(t testing.TB, namespace *os.File) *Cage {
+	t.Helper()
+	c := &Cage{t: t, netns: namespace}
+	c.makeLeaf()
+	return c
+}
+
+func (c *Cage) makeLeaf() {
+	t := c.t
+	t.Helper()
 	if os.Geteuid() != 0 {
 		missing(t, "needs root")
 	}
@@ -44,14 +61,11 @@ func New(t testing.TB) *Cage {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { remove(t, dir) })
-	c := &Cage{t: t}
 	var err error
 	if c.Cgroup, err = os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Cgroup.Close() })
-	c.makeNamespace()
-	return c
 }
 
 func missing(t testing.TB, what string) {
