@@ -1,0 +1,226 @@
+// Package audit is secretd's own record of who asked for what and what was answered.
+//
+// It is a file of JSON lines, each of which carries a number and a keyed hash over
+// itself and the line before, so that a line cannot be changed, removed or put in
+// without the key. Cutting off the end leaves a shorter file that still verifies;
+// only a copy elsewhere shows that.
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/superserve/superserve/secretd/private"
+)
+
+// maxLine is the longest line that is read back, in bytes.
+const maxLine = 64 << 10
+
+// syncPause is how long a record that need not be durable at once may wait for the
+// disk.
+const syncPause = time.Second
+
+// Event is one decision. It never holds a value or a placeholder.
+type Event struct {
+	Seq  uint64    `json:"seq"`
+	Time time.Time `json:"time"`
+	// Verb is set, delete, bind, grant, resume, expose, resolve or end.
+	Verb  string `json:"verb"`
+	Agent string `json:"agent,omitempty"`
+	Run   string `json:"run,omitempty"`
+	// Names of secrets.
+	Names []string `json:"names,omitempty"`
+	Host  string   `json:"host,omitempty"`
+	Port  uint16   `json:"port,omitempty"`
+	Use   string   `json:"use,omitempty"`
+	// Refused says why the answer was no; "" means that it was yes.
+	Refused string `json:"refused,omitempty"`
+	// UID and PID are the caller's as the kernel gave them when it connected; nil
+	// for questions that come over a grant.
+	UID *uint32 `json:"uid,omitempty"`
+	PID int32   `json:"pid,omitempty"`
+	// Chain is the keyed hash, in hex.
+	Chain string `json:"chain,omitempty"`
+}
+
+// Log appends events to a file. It is safe for concurrent use.
+type Log struct {
+	key   []byte
+	wait  sync.WaitGroup
+	ended chan struct{}
+
+	mu    sync.Mutex
+	file  *os.File
+	size  int64
+	seq   uint64
+	chain []byte
+	dirty bool
+}
+
+// Open opens or makes the log at path and verifies it by key, which stays the
+// caller's and is only read. A last line that a power cut left unfinished is
+// removed; any other damage is an error.
+func Open(path string, key []byte) (*Log, error) {
+	f, err := private.Open(path, os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
+	end, err := verify(f, key)
+	if err == nil {
+		err = f.Truncate(end.size)
+	}
+	if err == nil {
+		_, err = f.Seek(end.size, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open audit log %q: %w", path, err)
+	}
+	l := &Log{key: key, file: f, size: end.size, seq: end.seq, chain: end.chain, ended: make(chan struct{})}
+	l.wait.Go(l.syncer)
+	return l, nil
+}
+
+// Record appends an event: Seq, Time and Chain are set here. When it returns nil the
+// line is with the kernel, and with durable also on the disk; without it follows
+// within a second. When it returns an error nothing was recorded, and the answer to
+// whatever was asked has to be no.
+func (l *Log) Record(e Event, durable bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e.Seq, e.Time = l.seq+1, time.Now().UTC()
+	line, chain, err := encode(e, l.key, l.chain)
+	if err != nil {
+		return err
+	}
+	if n, err := l.file.Write(line); err != nil {
+		// Half a line would end the chain for every later reader.
+		if n > 0 {
+			err = errors.Join(err, l.rewind())
+		}
+		return fmt.Errorf("record %s: %w", e.Verb, err)
+	}
+	if durable {
+		if err := l.file.Sync(); err != nil {
+			return fmt.Errorf("record %s: %w", e.Verb, errors.Join(err, l.rewind()))
+		}
+	}
+	l.seq, l.chain, l.size = e.Seq, chain, l.size+int64(len(line))
+	l.dirty = !durable
+	return nil
+}
+
+func (l *Log) rewind() error {
+	if err := l.file.Truncate(l.size); err != nil {
+		return err
+	}
+	_, err := l.file.Seek(l.size, io.SeekStart)
+	return err
+}
+
+func encode(e Event, key, before []byte) (line, chain []byte, err error) {
+	e.Chain = ""
+	body, err := json.Marshal(e)
+	if err != nil {
+		return nil, nil, fmt.Errorf("record %s: %w", e.Verb, err)
+	}
+	chain = link(key, before, body)
+	line = append(body[:len(body)-1], `,"chain":"`...)
+	line = hex.AppendEncode(line, chain)
+	return append(line, "\"}\n"...), chain, nil
+}
+
+func link(key, before, body []byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write(before)
+	h.Write(body)
+	return h.Sum(nil)
+}
+
+// syncer brings what was recorded without durable to the disk.
+func (l *Log) syncer() {
+	tick := time.NewTicker(syncPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.ended:
+			return
+		case <-tick.C:
+			l.mu.Lock()
+			if l.dirty {
+				// An error shows again at the next durable record.
+				l.dirty = l.file.Sync() != nil
+			}
+			l.mu.Unlock()
+		}
+	}
+}
+
+// Close brings everything to the disk and closes the file.
+func (l *Log) Close() error {
+	close(l.ended)
+	l.wait.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Join(l.file.Sync(), l.file.Close())
+}
+
+// ErrChanged means that a log was tampered with or damaged.
+var ErrChanged = errors.New("audit log was changed")
+
+// Verify reads a log and checks every line by key. It returns the number of events.
+func Verify(r io.Reader, key []byte) (uint64, error) {
+	end, err := verify(r, key)
+	return end.seq, err
+}
+
+// end is the state after the last whole line.
+type end struct {
+	seq   uint64
+	chain []byte
+	size  int64
+}
+
+func verify(r io.Reader, key []byte) (end, error) {
+	var e end
+	in := bufio.NewReaderSize(r, maxLine)
+	for {
+		line, err := in.ReadSlice('\n')
+		if errors.Is(err, io.EOF) {
+			return e, nil // what is left is a line without its end, or nothing
+		}
+		if err != nil {
+			return e, fmt.Errorf("line %d: %w", e.seq+1, errors.Join(ErrChanged, err))
+		}
+		chain, ok := check(line, key, e)
+		if !ok {
+			return e, fmt.Errorf("line %d: %w", e.seq+1, ErrChanged)
+		}
+		e = end{seq: e.seq + 1, chain: chain, size: e.size + int64(len(line))}
+	}
+}
+
+func check(line, key []byte, e end) ([]byte, bool) {
+	const tail = len(`,"chain":""}`+"\n") + 2*sha256.Size
+	if len(line) <= tail {
+		return nil, false
+	}
+	body := append(bytes.Clone(line[:len(line)-tail]), '}')
+	var event Event
+	if err := json.Unmarshal(line, &event); err != nil || event.Seq != e.seq+1 {
+		return nil, false
+	}
+	got, err := hex.DecodeString(event.Chain)
+	want := link(key, e.chain, body)
+	return want, err == nil && hmac.Equal(got, want)
+}

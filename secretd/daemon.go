@@ -1,0 +1,167 @@
+// Package secretd is the only keeper of real keys. It stores them sealed, grants
+// each run a channel to exactly its own, and decides and records every use.
+package secretd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/audit"
+	"github.com/superserve/superserve/secretd/locked"
+	"github.com/superserve/superserve/secretd/private"
+	"github.com/superserve/superserve/secretd/seal"
+	"github.com/superserve/superserve/secretd/store"
+	"github.com/superserve/superserve/secretd/store/bolt"
+)
+
+// Config says where a daemon keeps its things.
+type Config struct {
+	// State is the directory under which the daemon keeps its own, "secretd", of
+	// mode 0700: store, key, audit log, lock.
+	State string
+	// Keys gives the key-encryption key; nil is the file "key" in the daemon's
+	// directory, made with the store.
+	Keys seal.Source
+	// Build is the version of the program, for Health.
+	Build string
+	// Log is nil for none.
+	Log *zap.Logger
+}
+
+// Daemon is one open store and its live grants. It is safe for concurrent use.
+type Daemon struct {
+	build  string
+	log    *zap.Logger
+	lock   *os.File
+	store  store.Store
+	sealer *seal.Sealer
+	audit  *audit.Log
+
+	// ctx ends when the daemon does; grants that end later than it are kept in the
+	// store, to be resumed.
+	ctx    context.Context
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+
+	changing sync.Mutex // one admin change at a time
+
+	mu     sync.Mutex
+	grants map[string]*grant    // by id, whether their channel is open or not
+	used   map[string]time.Time // by key of the secret, not yet stored
+}
+
+// Open opens the store under cfg.State, or makes it. It refuses a directory or file
+// that others may touch, a store that another daemon has open, and a key that does
+// not open the store.
+func Open(ctx context.Context, cfg Config) (*Daemon, error) {
+	dir := filepath.Join(cfg.State, "secretd")
+	if err := private.Dir(dir); err != nil {
+		return nil, err
+	}
+	lock, err := private.Lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{build: cfg.Build, log: cfg.Log, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time)}
+	if d.log == nil {
+		d.log = zap.NewNop()
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if err := d.open(ctx, dir, cfg.Keys); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Daemon) open(ctx context.Context, dir string, keys seal.Source) error {
+	path := filepath.Join(dir, "store.db")
+	if keys == nil {
+		// The key comes before the store: a store without its key is an error, a key
+		// without a store only an interrupted start.
+		_, err := os.Lstat(path)
+		keys = seal.File{Path: filepath.Join(dir, "key"), Create: os.IsNotExist(err)}
+	}
+	kek, err := keys.Key(ctx)
+	if err != nil {
+		return err
+	}
+	defer locked.Wipe(kek)
+	if d.sealer, err = seal.New(kek); err != nil {
+		return err
+	}
+	s, err := bolt.Open(path)
+	if err != nil {
+		return err
+	}
+	d.store = s
+	if err := d.checkKey(ctx); err != nil {
+		return err
+	}
+	if d.audit, err = audit.Open(filepath.Join(dir, "audit.log"), d.sealer.AuditKey()); err != nil {
+		return err
+	}
+	return d.loadGrants(ctx)
+}
+
+// checkKey proves that the key is the store's, by a record made with it.
+func (d *Daemon) checkKey(ctx context.Context) error {
+	const key = "check"
+	place := seal.Place{Store: d.store.ID(), Kind: key}
+	r, err := d.store.Get(ctx, key)
+	if err == nil {
+		if _, err := d.sealer.Open(place, r.Value); err != nil {
+			return fmt.Errorf("the key is not this store's: %w", err)
+		}
+		return nil
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("read store: %w", err)
+	}
+	sealed, err := d.sealer.Seal(place, []byte(key))
+	if err != nil {
+		return err
+	}
+	return d.store.Apply(ctx, []store.Change{{Key: key, Value: sealed}})
+}
+
+// Health describes the daemon.
+func (d *Daemon) Health(ctx context.Context) (api.Health, error) {
+	all, err := d.store.List(ctx, secretPrefix)
+	if err != nil {
+		return api.Health{}, fmt.Errorf("read store: %w", err)
+	}
+	agents := make(map[string]bool)
+	for _, r := range all {
+		agent, _, _ := splitKey(r.Key)
+		agents[agent] = true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return api.Health{Version: api.Version, Build: d.build, Store: d.store.ID(), Agents: len(agents), Grants: len(d.grants)}, nil
+}
+
+// Close ends every channel and closes the store. Grants stay in the store: a daemon
+// that opens it again lets their holders resume.
+func (d *Daemon) Close() error {
+	d.mu.Lock()
+	d.cancel() // under mu, so that attach starts nothing after it
+	d.mu.Unlock()
+	d.wait.Wait()
+	var errs []error
+	if d.store != nil {
+		d.storeUsed()
+		errs = append(errs, d.store.Close())
+	}
+	if d.audit != nil {
+		errs = append(errs, d.audit.Close())
+	}
+	return errors.Join(append(errs, d.lock.Close())...)
+}

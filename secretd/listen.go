@@ -1,0 +1,184 @@
+package secretd
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/secretd/api"
+)
+
+// adminGroup may use the admin socket beside root, when it exists.
+const adminGroup = "superserve"
+
+// Sockets are the two doors of a daemon: the admin socket, and the one at
+// api.ResumeSocket that only resumes grants.
+type Sockets struct {
+	Admin, Resume net.Listener
+	group         int // of the admin socket; -1 for root alone
+	remove        []string
+}
+
+// Listen binds both sockets, the second beside the first. admin is a listener that
+// was inherited, or nil. The admin socket has mode 0660 and belongs to root and the
+// group superserve, or to this user alone; its directory is made with mode 0750, or
+// must be nobody else's to write. No socket is ever reachable under its name before
+// it has its mode, and no link is followed.
+func Listen(socket string, admin net.Listener) (*Sockets, error) {
+	s := &Sockets{Admin: admin, group: groupID()}
+	dir := filepath.Dir(socket)
+	if err := makeDir(dir, 0o750, s.group); err != nil {
+		return nil, err
+	}
+	resume := api.ResumeSocket(socket)
+	if err := makeDir(filepath.Dir(resume), 0o711, -1); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.Admin == nil {
+		if s.Admin, err = bind(socket, 0o660, s.group); err != nil {
+			return nil, err
+		}
+		s.remove = append(s.remove, socket)
+	}
+	if s.Resume, err = bind(resume, 0o666, -1); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.remove = append(s.remove, resume)
+	return s, nil
+}
+
+// Close closes both sockets and removes the names that Listen made.
+func (s *Sockets) Close() error {
+	var errs []error
+	for _, name := range s.remove {
+		errs = append(errs, os.Remove(name))
+	}
+	for _, l := range []net.Listener{s.Admin, s.Resume} {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// groupID returns the id of the admin group, or -1.
+func groupID() int {
+	g, err := user.LookupGroup(adminGroup)
+	if err != nil {
+		return -1
+	}
+	id, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return -1
+	}
+	return id
+}
+
+func makeDir(dir string, mode os.FileMode, group int) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("make %q: %w", filepath.Dir(dir), err)
+	}
+	err := os.Mkdir(dir, 0o700)
+	if err == nil {
+		return errors.Join(own(dir, group), os.Chmod(dir, mode))
+	}
+	if !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make %q: %w", dir, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return fmt.Errorf("look at %q: %w", dir, err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return fmt.Errorf("refuse %q: it is not a directory", dir)
+	case int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("refuse %q: it belongs to uid %d, not to %d", dir, st.Uid, os.Geteuid())
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("refuse %q: its mode %04o lets others write in it", dir, st.Mode&0o7777)
+	}
+	return nil
+}
+
+// own gives a name to the group; without privilege it stays this user's.
+func own(name string, group int) error {
+	if group < 0 || os.Geteuid() != 0 {
+		return nil
+	}
+	return os.Lchown(name, 0, group)
+}
+
+// bind makes a socket at path: under another name in a directory that only this
+// process can enter, then renamed over whatever stale socket is there.
+func bind(path string, mode os.FileMode, group int) (net.Listener, error) {
+	if err := free(path); err != nil {
+		return nil, err
+	}
+	temporary := filepath.Join(filepath.Dir(path), ".new-"+rand.Text()[:8])
+	if err := os.Mkdir(temporary, 0o700); err != nil {
+		return nil, fmt.Errorf("bind %q: %w", path, err)
+	}
+	defer os.RemoveAll(temporary)
+	name := filepath.Join(temporary, "s")
+	l, err := listenAt(temporary)
+	if err != nil {
+		return nil, fmt.Errorf("bind %q: %w", path, err)
+	}
+	err = errors.Join(own(name, group), os.Chmod(name, mode))
+	if err == nil {
+		err = os.Rename(name, path)
+	}
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("bind %q: %w", path, err)
+	}
+	return l, nil
+}
+
+// listenAt binds "s" in dir through a descriptor of it: the name of a socket is at
+// most 107 bytes, that of a directory 4095.
+func listenAt(dir string) (net.Listener, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/s", fd)})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	return l, nil
+}
+
+// free refuses a path at which another daemon listens or something else lies.
+func free(path string) error {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at %q: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return fmt.Errorf("refuse %q: it is not a socket", path)
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+		return fmt.Errorf("refuse %q: another secretd listens there", path)
+	}
+	return nil
+}

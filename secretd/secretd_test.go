@@ -1,0 +1,532 @@
+package secretd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/superserve/superserve/secretd"
+	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/client"
+	"github.com/superserve/superserve/secretd/lease"
+	"github.com/superserve/superserve/secretd/private"
+	"github.com/superserve/superserve/secretd/secretdtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const realKey = "sk-ant-api03-REALREALREALREALREALREALREALREALREALREALREALREAL"
+
+func set(t testing.TB, d *secretdtest.Daemon, name, value string) {
+	t.Helper()
+	if _, err := d.Client.Set(t.Context(), "my-agent", []api.Setting{{Name: name, Value: []byte(value)}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func bindingOf(t testing.TB, hosts, uses string) api.Binding {
+	t.Helper()
+	var b api.Binding
+	for _, h := range strings.Fields(hosts) {
+		p, err := api.ParsePattern(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Hosts = append(b.Hosts, p)
+	}
+	for _, u := range strings.Fields(uses) {
+		p, err := api.ParseUse(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Uses = append(b.Uses, p)
+	}
+	return b
+}
+
+// patterns lets cmp compare patterns, which hold addresses of package netip.
+func patterns() cmp.Option { return cmp.Comparer(func(a, b api.Pattern) bool { return a == b }) }
+
+// run is a live grant with the proxy's end open.
+type run struct {
+	*lease.Lease
+	reply   api.GrantReply
+	changes chan api.Change
+}
+
+func grant(t testing.TB, d *secretdtest.Daemon, wanted ...api.Wanted) run {
+	t.Helper()
+	reply, file, err := d.Client.Grant(t.Context(), api.GrantRequest{Agent: "my-agent", Run: "run-1", Secrets: wanted})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := make(chan api.Change, 16)
+	l, err := lease.Open(conn, lease.Options{
+		Redial:   func(ctx context.Context) (net.Conn, error) { return d.Client.Resume(ctx, reply.Resume) },
+		OnChange: func(c api.Change) { changes <- c },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return run{l, reply, changes}
+}
+
+func (r run) request(name, host string) api.ResolveRequest {
+	req := api.ResolveRequest{Host: api.Host(host), Port: 443, Use: api.Use{Kind: api.UseBearer}}
+	for _, e := range r.reply.Entries {
+		if e.Name == name {
+			req.Placeholder = e.Placeholder
+		}
+	}
+	return req
+}
+
+func (r run) want(t testing.TB, req api.ResolveRequest, value string) {
+	t.Helper()
+	s, err := r.Resolve(t.Context(), req)
+	if err != nil || string(s()) != value {
+		t.Fatalf("resolve for %s: %v; want the value", req.Host, err)
+	}
+}
+
+func (r run) refuses(t testing.TB, req api.ResolveRequest, want error) {
+	t.Helper()
+	if _, err := r.Resolve(t.Context(), req); !errors.Is(err, want) {
+		t.Fatalf("resolve for %s: got %v; want %v", req.Host, err, want)
+	}
+}
+
+func TestMainPath(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "ANTHROPIC_API_KEY", realKey)
+	r := grant(t, d, api.Wanted{Name: "ANTHROPIC_API_KEY"})
+	if diff := cmp.Diff(r.reply.Entries, r.Entries(), patterns()); diff != "" {
+		t.Fatalf("the manifest differs from the reply: %s", diff)
+	}
+	e := r.Entries()[0]
+	if !strings.HasPrefix(e.Placeholder, "sk-ant-api03-") || len(e.Placeholder) != len(realKey) || e.Placeholder == realKey {
+		t.Fatalf("placeholder %q", e.Placeholder)
+	}
+	req := r.request("ANTHROPIC_API_KEY", "api.anthropic.com")
+	r.want(t, req, realKey)
+	for name, tt := range map[string]struct {
+		change func(*api.ResolveRequest)
+		want   error
+	}{
+		"refuses another host":        {func(q *api.ResolveRequest) { q.Host = "api.openai.com" }, api.ErrHost},
+		"refuses a host below":        {func(q *api.ResolveRequest) { q.Host = "x.api.anthropic.com" }, api.ErrHost},
+		"refuses another port":        {func(q *api.ResolveRequest) { q.Port = 8443 }, api.ErrHost},
+		"refuses port 80":             {func(q *api.ResolveRequest) { q.Port = 80 }, api.ErrHost},
+		"refuses another place":       {func(q *api.ResolveRequest) { q.Use.Kind = api.UseBasic }, api.ErrHost},
+		"refuses an address":          {func(q *api.ResolveRequest) { q.Host, q.Addr = "", "203.0.113.7" }, api.ErrHost},
+		"refuses host and address":    {func(q *api.ResolveRequest) { q.Addr = "203.0.113.7" }, api.ErrHost},
+		"refuses no destination":      {func(q *api.ResolveRequest) { q.Host = "" }, api.ErrHost},
+		"refuses another placeholder": {func(q *api.ResolveRequest) { q.Placeholder = strings.Repeat("x", len(q.Placeholder)) }, api.ErrUnknown},
+		"refuses a cut placeholder":   {func(q *api.ResolveRequest) { q.Placeholder = q.Placeholder[1:] }, api.ErrUnknown},
+		"refuses none":                {func(q *api.ResolveRequest) { q.Placeholder = "" }, api.ErrUnknown},
+		"refuses the name":            {func(q *api.ResolveRequest) { q.Placeholder = "ANTHROPIC_API_KEY" }, api.ErrUnknown},
+		"refuses the value":           {func(q *api.ResolveRequest) { q.Placeholder = realKey }, api.ErrUnknown},
+	} {
+		t.Run("it "+name, func(t *testing.T) {
+			q := req
+			tt.change(&q)
+			r.refuses(t, q, tt.want)
+		})
+	}
+}
+
+func TestGrantsAreApart(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "OPENAI_API_KEY", "sk-proj-"+strings.Repeat("R", 60))
+	a, b := grant(t, d, api.Wanted{Name: "OPENAI_API_KEY"}), grant(t, d, api.Wanted{Name: "OPENAI_API_KEY"})
+	if a.reply.Entries[0].Placeholder == b.reply.Entries[0].Placeholder {
+		t.Fatal("two runs have one placeholder")
+	}
+	req := a.request("OPENAI_API_KEY", "api.openai.com")
+	a.want(t, req, "sk-proj-"+strings.Repeat("R", 60))
+	b.refuses(t, req, api.ErrUnknown)
+}
+
+func TestMissingSecrets(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "B_KEY", "value-of-b")
+	_, _, err := d.Client.Grant(t.Context(), api.GrantRequest{Agent: "my-agent", Run: "r", Secrets: []api.Wanted{{Name: "Z_KEY"}, {Name: "B_KEY"}, {Name: "A_KEY"}}})
+	var missing *api.MissingError
+	if !errors.As(err, &missing) || !errors.Is(err, api.ErrNotFound) {
+		t.Fatalf("got %v; want a MissingError", err)
+	}
+	if diff := cmp.Diff(&api.MissingError{Agent: "my-agent", Names: []string{"Z_KEY", "A_KEY"}}, missing); diff != "" {
+		t.Fatalf("-want +got\n%s", diff)
+	}
+}
+
+func TestRotationAndRevocation(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "ANTHROPIC_API_KEY", realKey)
+	r := grant(t, d, api.Wanted{Name: "ANTHROPIC_API_KEY"})
+	req := r.request("ANTHROPIC_API_KEY", "api.anthropic.com")
+	r.want(t, req, realKey)
+
+	start := time.Now()
+	set(t, d, "ANTHROPIC_API_KEY", "another-real-key")
+	if c := <-r.changes; c.Kind != api.Rotated {
+		t.Fatalf("heard %+v", c)
+	}
+	r.want(t, req, "another-real-key")
+
+	if _, err := d.Client.Delete(t.Context(), "my-agent", "ANTHROPIC_API_KEY", true); err != nil {
+		t.Fatal(err)
+	}
+	if c := <-r.changes; c.Kind != api.Revoked || !c.Cut {
+		t.Fatalf("heard %+v", c)
+	}
+	r.refuses(t, req, api.ErrRevoked)
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("a rotation and a revocation took %v; want at most 1 s", took)
+	}
+
+	set(t, d, "ANTHROPIC_API_KEY", "set-anew-after-deletion")
+	<-r.changes
+	r.refuses(t, req, api.ErrRevoked)
+}
+
+func TestRestartWithALiveLease(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "ANTHROPIC_API_KEY", realKey)
+	set(t, d, "OPENAI_API_KEY", "sk-proj-"+strings.Repeat("R", 60))
+	r := grant(t, d, api.Wanted{Name: "ANTHROPIC_API_KEY"}, api.Wanted{Name: "OPENAI_API_KEY"})
+	req := r.request("ANTHROPIC_API_KEY", "api.anthropic.com")
+	r.want(t, req, realKey)
+	if _, err := d.Client.Resume(t.Context(), r.reply.Resume); !errors.Is(err, api.ErrDenied) {
+		t.Fatalf("a second channel while the first is open: %v; want ErrDenied", err)
+	}
+	d.Stop()
+	r.want(t, req, realKey) // leased
+	d.Restart()
+	// Not leased before, so only a resumed channel can answer.
+	r.want(t, r.request("OPENAI_API_KEY", "api.openai.com"), "sk-proj-"+strings.Repeat("R", 60))
+	set(t, d, "ANTHROPIC_API_KEY", "rotated-after-restart")
+	if c := <-r.changes; c.Name != "ANTHROPIC_API_KEY" {
+		t.Fatalf("heard %+v", c)
+	}
+	r.want(t, req, "rotated-after-restart")
+
+	r.Close()
+	waitFor(t, func() bool {
+		h, err := d.Client.Health(t.Context())
+		return err == nil && h.Grants == 0
+	})
+	if _, err := d.Client.Resume(t.Context(), r.reply.Resume); !errors.Is(err, api.ErrUnknown) {
+		t.Fatalf("resume after the grant ended: %v; want ErrUnknown", err)
+	}
+	d.Restart()
+	if _, err := d.Client.Resume(t.Context(), r.reply.Resume); !errors.Is(err, api.ErrUnknown) {
+		t.Fatalf("resume after the grant ended and a restart: %v; want ErrUnknown", err)
+	}
+}
+
+// waitFor asks until it is so; every question is a round trip to the daemon.
+func waitFor(t testing.TB, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !so(); {
+		if time.Now().After(deadline) {
+			t.Fatal("not so after 10 s")
+		}
+	}
+}
+
+func TestResumeRefusesOtherTokens(t *testing.T) {
+	d := secretdtest.Start(t)
+	for _, token := range []string{"", "00", strings.Repeat("0", 64), strings.Repeat("x", 64), strings.Repeat("0", 4096)} {
+		if _, err := d.Client.Resume(t.Context(), token); !errors.Is(err, api.ErrUnknown) {
+			t.Errorf("token of %d: %v; want ErrUnknown", len(token), err)
+		}
+	}
+}
+
+func TestRevokedWhileSecretdWasAway(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "ANTHROPIC_API_KEY", realKey)
+	r := grant(t, d, api.Wanted{Name: "ANTHROPIC_API_KEY"})
+	req := r.request("ANTHROPIC_API_KEY", "api.anthropic.com")
+	r.want(t, req, realKey)
+	d.Stop()
+	// Another daemon on the same store, without the socket that the lease redials.
+	other, err := secretd.Open(t.Context(), secretd.Config{State: d.Dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(d.Dir, "other", "s.sock")
+	sockets, err := secretd.Listen(socket, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- other.Serve(ctx, sockets) }()
+	if _, err := client.New(socket).Delete(t.Context(), "my-agent", "ANTHROPIC_API_KEY", false); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := errors.Join(<-done, other.Close()); err != nil {
+		t.Fatal(err)
+	}
+	d.Restart()
+	if c := <-r.changes; c.Kind != api.Revoked || c.Name != "ANTHROPIC_API_KEY" {
+		t.Fatalf("heard %+v", c)
+	}
+	r.refuses(t, req, api.ErrRevoked)
+}
+
+func TestSetMergesAllOrNothing(t *testing.T) {
+	d := secretdtest.Start(t)
+	names, err := d.Client.Set(t.Context(), "my-agent", []api.Setting{{Name: "B_KEY", Value: []byte("value-of-b")}, {Name: "A_KEY", Value: []byte("value-of-a")}})
+	if err != nil || cmp.Diff([]string{"A_KEY", "B_KEY"}, names) != "" {
+		t.Fatalf("got %v, %v", names, err)
+	}
+	for name, bad := range map[string]api.Setting{
+		"an empty value":  {Name: "C_KEY"},
+		"a short value":   {Name: "C_KEY", Value: []byte("short")},
+		"a NUL":           {Name: "C_KEY", Value: []byte("has\x00a-nul-byte")},
+		"a huge value":    {Name: "C_KEY", Value: make([]byte, api.MaxValue+1)},
+		"a bad name":      {Name: "C-KEY", Value: []byte("value-of-c")},
+		"no name":         {Value: []byte("value-of-c")},
+		"a name twice":    {Name: "A_KEY", Value: []byte("value-of-c")},
+		"a line break":    {Name: "OPENAI_API_KEY", Value: []byte("value\r\nof-c")},
+		"a public suffix": {Name: "C_KEY", Value: []byte("value-of-c"), Binding: &api.Binding{Hosts: []api.Pattern{{Host: "co.uk", Wild: true}}}},
+		"too many hosts":  {Name: "C_KEY", Value: []byte("value-of-c"), Binding: &api.Binding{Hosts: make([]api.Pattern, 65)}},
+	} {
+		if name == "too many hosts" {
+			for i := range bad.Binding.Hosts {
+				bad.Binding.Hosts[i].Host = api.Host(fmt.Sprintf("h%d.x.com", i))
+			}
+		}
+		_, err := d.Client.Set(t.Context(), "my-agent", []api.Setting{{Name: "A_KEY", Value: []byte("changed-a")}, bad})
+		if !errors.Is(err, api.ErrInvalid) || strings.Contains(err.Error(), "value-of") {
+			t.Errorf("%s: got %v; want ErrInvalid without the value", name, err)
+		}
+	}
+	list, err := d.Client.List(t.Context(), "my-agent")
+	if err != nil || len(list) != 2 || list[0].Version != 1 {
+		t.Fatalf("half a set was stored: %+v, %v", list, err)
+	}
+	if names, err = d.Client.Set(t.Context(), "my-agent", []api.Setting{{Name: "A_KEY", Value: []byte("new-value-of-a")}, {Name: "S", Value: []byte("x"), AllowShort: true}}); err != nil || len(names) != 3 {
+		t.Fatalf("got %v, %v; want the others kept", names, err)
+	}
+	list, _ = d.Client.List(t.Context(), "my-agent")
+	if list[0].Version != 2 || list[1].Version != 1 || list[0].SetAt.IsZero() || !list[0].LastUsed.IsZero() {
+		t.Fatalf("list %+v", list)
+	}
+	if names, err = d.Client.Delete(t.Context(), "my-agent", "A_KEY", false); err != nil || cmp.Diff([]string{"B_KEY", "S"}, names) != "" {
+		t.Fatalf("got %v, %v", names, err)
+	}
+	if _, err = d.Client.Delete(t.Context(), "my-agent", "A_KEY", false); !errors.Is(err, api.ErrNotFound) {
+		t.Fatalf("got %v; want ErrNotFound", err)
+	}
+	if list, err = d.Client.List(t.Context(), "another"); err != nil || len(list) != 0 {
+		t.Fatalf("got %v, %v", list, err)
+	}
+}
+
+func TestBindings(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "MY_KEY", "a-value-of-mine")
+	set(t, d, "DATABASE_URL", "postgres://app:hunter22@db.x.com/main")
+	r := grant(t, d, api.Wanted{Name: "MY_KEY"}, api.Wanted{Name: "DATABASE_URL"})
+	r.refuses(t, r.request("MY_KEY", "api.x.com"), api.ErrUnbound)
+	if got := r.Entries()[1].Binding; cmp.Diff(bindingOf(t, "db.x.com:5432", "postgres"), got, patterns()) != "" {
+		t.Errorf("binding of the URL: %+v", got)
+	}
+	if p := r.Entries()[1].Placeholder; !strings.HasPrefix(p, "postgres://app:") || !strings.HasSuffix(p, "@db.x.com/main") || strings.Contains(p, "hunter22") {
+		t.Errorf("placeholder of the URL: %q", p)
+	}
+
+	if err := d.Client.Bind(t.Context(), "my-agent", "MY_KEY", bindingOf(t, "api.x.com *.y.com", "header:x-key bearer")); err != nil {
+		t.Fatal(err)
+	}
+	bound := grant(t, d, api.Wanted{Name: "MY_KEY"})
+	bound.want(t, bound.request("MY_KEY", "api.x.com"), "a-value-of-mine")
+	bound.want(t, bound.request("MY_KEY", "a.b.y.com"), "a-value-of-mine")
+	bound.refuses(t, bound.request("MY_KEY", "y.com"), api.ErrHost)
+
+	// A value that changes keeps its binding; a binding that narrows holds at once.
+	set(t, d, "MY_KEY", "another-value-of-mine")
+	<-bound.changes
+	bound.want(t, bound.request("MY_KEY", "api.x.com"), "another-value-of-mine")
+	if err := d.Client.Bind(t.Context(), "my-agent", "MY_KEY", bindingOf(t, "*.y.com", "bearer")); err != nil {
+		t.Fatal(err)
+	}
+	<-bound.changes
+	bound.refuses(t, bound.request("MY_KEY", "api.x.com"), api.ErrHost)
+	bound.want(t, bound.request("MY_KEY", "a.y.com"), "another-value-of-mine")
+
+	override := bindingOf(t, "203.0.113.7:8443 over.x.com", "")
+	o := grant(t, d, api.Wanted{Name: "MY_KEY", Binding: &override})
+	o.want(t, o.request("MY_KEY", "over.x.com"), "another-value-of-mine")
+	byAddr := o.request("MY_KEY", "")
+	byAddr.Addr, byAddr.Port = "203.0.113.7", 8443
+	o.want(t, byAddr, "another-value-of-mine")
+	o.refuses(t, o.request("MY_KEY", "a.y.com"), api.ErrHost)
+	query := o.request("MY_KEY", "over.x.com")
+	query.Use = api.Use{Kind: api.UseQuery, Arg: "key"}
+	o.refuses(t, query, api.ErrHost)
+
+	for name, err := range map[string]error{
+		"no host":      d.Client.Bind(t.Context(), "my-agent", "MY_KEY", api.Binding{}),
+		"public":       d.Client.Bind(t.Context(), "my-agent", "MY_KEY", bindingOf(t, "*.co.uk", "")),
+		"unknown name": d.Client.Bind(t.Context(), "my-agent", "NONE", bindingOf(t, "x.com", "")),
+	} {
+		if !errors.Is(err, api.ErrInvalid) && !errors.Is(err, api.ErrNotFound) {
+			t.Errorf("%s: got %v; want a refusal", name, err)
+		}
+	}
+	if list, err := d.Client.List(t.Context(), "my-agent"); err != nil || list[1].LastUsed.IsZero() {
+		t.Errorf("last used: %+v, %v", list, err)
+	}
+}
+
+func TestExpose(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "SIGNING_KEY", "a-key-no-proxy-can-broker")
+	set(t, d, "OPENAI_API_KEY", "sk-proj-"+strings.Repeat("R", 60))
+	r := grant(t, d, api.Wanted{Name: "SIGNING_KEY", Expose: true}, api.Wanted{Name: "OPENAI_API_KEY"})
+	if string(r.reply.Exposed["SIGNING_KEY"]) != "a-key-no-proxy-can-broker" || len(r.reply.Exposed) != 1 {
+		t.Fatalf("exposed %d values", len(r.reply.Exposed))
+	}
+	if e := r.Entries()[0]; !e.Exposed || e.Placeholder != "" || e.Binding.Bound() {
+		t.Fatalf("entry %+v", e)
+	}
+	log, err := os.ReadFile(filepath.Join(d.Dir, "secretd", "audit.log"))
+	if err != nil || !bytes.Contains(log, []byte(`"verb":"expose","agent":"my-agent","run":"run-1","names":["SIGNING_KEY"]`)) {
+		t.Fatalf("the audit log does not say so: %v\n%s", err, log)
+	}
+}
+
+// TestNothingInClear greps every file under the state directory, while the daemon
+// lives and after, for every value and for what stands for authority.
+func TestNothingInClear(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "ANTHROPIC_API_KEY", realKey)
+	set(t, d, "BIG_KEY", strings.Repeat("BIGVALUE", 8000))
+	set(t, d, "BIG_KEY", "rotated-value-of-the-big-key")
+	r := grant(t, d, api.Wanted{Name: "ANTHROPIC_API_KEY"}, api.Wanted{Name: "BIG_KEY", Expose: true})
+	r.want(t, r.request("ANTHROPIC_API_KEY", "api.anthropic.com"), realKey)
+	needles := []string{realKey, realKey[13:40], "BIGVALUEBIGVALUE", "rotated-value", r.reply.Resume, r.reply.Entries[0].Placeholder}
+	search(t, d.Dir, needles)
+	d.Stop()
+	search(t, d.Dir, needles)
+}
+
+func search(t *testing.T, dir string, needles []string) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		files++
+		p, err := os.ReadFile(path)
+		for _, n := range needles {
+			if bytes.Contains(p, []byte(n)) {
+				t.Errorf("%s holds a value or a token", path)
+			}
+		}
+		if info, _ := e.Info(); info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil || files < 4 {
+		t.Fatalf("looked at %d files, %v", files, err)
+	}
+}
+
+func TestThousandConcurrentResolves(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "MY_KEY", "a-value-of-mine")
+	wild := bindingOf(t, "*.x.com", "")
+	r := grant(t, d, api.Wanted{Name: "MY_KEY", Binding: &wild})
+	var wait sync.WaitGroup
+	var failed atomic.Int64
+	for i := range 1000 {
+		wait.Go(func() {
+			s, err := r.Resolve(t.Context(), r.request("MY_KEY", fmt.Sprintf("h%d.x.com", i)))
+			if err != nil || string(s()) != "a-value-of-mine" {
+				failed.Add(1)
+			}
+		})
+	}
+	wait.Wait()
+	if failed.Load() != 0 {
+		t.Fatalf("%d of 1000 failed", failed.Load())
+	}
+}
+
+func TestSecondDaemon(t *testing.T) {
+	d := secretdtest.Start(t)
+	if _, err := secretd.Open(t.Context(), secretd.Config{State: d.Dir}); !errors.Is(err, private.ErrLocked) {
+		t.Errorf("on the same store: %v; want ErrLocked", err)
+	}
+	if _, err := secretd.Listen(d.Socket, nil); err == nil || !strings.Contains(err.Error(), "another secretd listens") {
+		t.Errorf("on the same socket: %v", err)
+	}
+	if _, err := d.Client.Health(t.Context()); err != nil {
+		t.Errorf("the first one suffers: %v", err)
+	}
+}
+
+func TestKeyOfAnotherStore(t *testing.T) {
+	d := secretdtest.Start(t)
+	set(t, d, "MY_KEY", "a-value-of-mine")
+	d.Stop()
+	key := filepath.Join(d.Dir, "secretd", "key")
+	original, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func() error {
+		daemon, err := secretd.Open(t.Context(), secretd.Config{State: d.Dir})
+		if err == nil {
+			err = errors.Join(errors.New("opened"), daemon.Close())
+		}
+		return err
+	}
+	if err := os.WriteFile(key, make([]byte, 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err == nil || !strings.Contains(err.Error(), "not this store's") {
+		t.Errorf("another key: %v", err)
+	}
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no key: %v; want ErrNotExist, and no new key", err)
+	}
+	if _, err := os.Stat(key); err == nil {
+		t.Error("a lost key was replaced in silence")
+	}
+	if err := os.WriteFile(key, original, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Restart()
+}
