@@ -85,10 +85,10 @@ func BenchmarkLookup(b *testing.B) {
 	if got := w.run(b, true, "from", "127.0.0.1:40001", far4.String()); got != arrived(far4, far4) {
 		b.Fatalf("connect: got %q", got)
 	}
-	client := ap("127.0.0.1:40001")
+	d, client := w.destinations.Load(), ap("127.0.0.1:40001")
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := w.destinations.Lookup(client); err != nil {
+		if _, err := d.Lookup(client); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -34,10 +34,14 @@ func TestWaysOut(t *testing.T) {
 }
 
 func tryWaysOut(t *testing.T, w *world) {
+	came := map[string]string{}
+	for line := range strings.Lines(w.run(t, true, "ways")) {
+		name, got, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		came[name] = got
+	}
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
-			got := w.run(t, true, "way", name)
-			if !slices.Contains(strings.Split(way.want, " or "), got) {
+			if got := came[name]; !slices.Contains(strings.Split(way.want, " or "), got) {
 				t.Errorf("got %q, want %q", got, way.want)
 			}
 		})
@@ -261,9 +265,7 @@ func TestAttachIsAllOrNothing(t *testing.T) {
 	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "attach cgroup/connect6") {
 		t.Errorf("Attach: got %v, want EPERM at cgroup/connect6", err)
 	}
-	if got := descriptors(t); got != before {
-		t.Errorf("descriptors: got %d, want %d as before", got, before)
-	}
+	noMoreThan(t, before)
 	blocker()
 	for _, at := range []ebpf.AttachType{ebpf.AttachCGroupInetEgress, ebpf.AttachCGroupSockOps, ebpf.AttachCGroupInet4Connect} {
 		if got := attached(t, f, at); got != 0 {
@@ -303,6 +305,12 @@ func attached(t *testing.T, cgroup *os.File, at ebpf.AttachType) int {
 	return len(result.Programs)
 }
 
+// noMoreThan waits until so many descriptors are open. Servers of the test may still be closing some.
+func noMoreThan(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("at most %d descriptors are open", n), func() bool { return descriptors(t) <= n })
+}
+
 func descriptors(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -337,9 +345,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if err := errors.Join(r.Close(), r.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if got := descriptors(t); got != before {
-		t.Errorf("descriptors: got %d, want %d as before", got, before)
-	}
+	noMoreThan(t, before)
 	for _, id := range programs {
 		eventually(t, fmt.Sprintf("program %d is gone", id), func() bool {
 			p, err := ebpf.NewProgramFromID(id)
@@ -394,9 +400,7 @@ func TestProbe(t *testing.T) {
 			t.Errorf("Probe: got %+v", f)
 		}
 	}
-	if got := descriptors(t); got != before {
-		t.Errorf("descriptors: got %d, want %d as before", got, before)
-	}
+	noMoreThan(t, before)
 	bad := Probe(openDir(t, t.TempDir()))
 	if last := bad[len(bad)-1]; last.Err == nil {
 		t.Errorf("Probe of a directory that is no cgroup: got %+v", last)

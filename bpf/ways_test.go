@@ -14,6 +14,7 @@ import (
 // programs are what runs inside a cage: ways out, each of which says in words what came of it.
 var programs = map[string]func(args []string) string{
 	"way":     func(args []string) string { return ways[args[0]].try() },
+	"ways":    func([]string) string { return tryAll() },
 	"connect": func(args []string) string { return connectTo(args[0]) },
 	"from":    func(args []string) string { return connectFrom(args[0], args[1]) },
 	"storm":   storm,
@@ -119,6 +120,15 @@ var ways = map[string]way{
 	"dns4, connected, with control data":    {askWithControl(unix.AF_INET, public4), "dns from 8.8.8.8:53"},
 	"dns4 at our resolver's own address":    {askTwo(unix.AF_INET, public4, ap("127.0.0.53:53")), "dns from 8.8.8.8:53, dns from 127.0.0.53:53"},
 	"dns6 of both families with one socket": {askTwo(unix.AF_INET6, publicM, public6), "dns from [::ffff:8.8.8.8]:53, dns from [2001:4860:4860::8888]:53"},
+}
+
+// tryAll says what came of each, a line for each.
+func tryAll() string {
+	var all strings.Builder
+	for name, way := range ways {
+		fmt.Fprintf(&all, "%s: %s\n", name, way.try())
+	}
+	return all.String()
 }
 
 var ap = netip.MustParseAddrPort

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/superserve/superserve/bpf/bpftest"
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 type world struct {
 	*bpftest.Cage
 	redirect           *Redirect
-	destinations       *Destinations
+	destinations       atomic.Pointer[Destinations] // attach comes after the servers
 	config             Config
 	own4, own6, ownUDP netip.AddrPort
 }
@@ -70,10 +71,12 @@ func (w *world) attach(t testing.TB) {
 			t.Error(err)
 		}
 	})
-	if w.destinations, err = OpenDestinations(w.redirect.Destinations()); err != nil {
+	d, err := OpenDestinations(w.redirect.Destinations())
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.destinations.Close() })
+	t.Cleanup(func() { d.Close() })
+	w.destinations.Store(d)
 }
 
 // serve accepts until the test ends.
@@ -98,7 +101,7 @@ func (w *world) serve(t testing.TB, address string, handle func(net.Conn)) netip
 
 // proxy answers with the destination.
 func (w *world) proxy(c net.Conn) {
-	to, err := w.destinations.Lookup(c.RemoteAddr().(*net.TCPAddr).AddrPort())
+	to, err := w.destinations.Load().Lookup(c.RemoteAddr().(*net.TCPAddr).AddrPort())
 	if errors.Is(err, ErrNoDestination) {
 		fmt.Fprintf(c, "proxy: no destination")
 		return
