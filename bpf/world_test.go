@@ -140,7 +140,8 @@ func command(t testing.TB, program string, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(context.Background(), self, args...)
-	cmd.Env = append(os.Environ(), inside+"="+program)
+	// Go's preemption signals would end system calls that have a timeout with EINTR.
+	cmd.Env = append(os.Environ(), inside+"="+program, "GODEBUG=asyncpreemptoff=1")
 	return cmd
 }
 

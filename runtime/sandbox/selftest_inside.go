@@ -138,25 +138,13 @@ func probeUDP(a netip.AddrPort) error {
 	return nil
 }
 
-// inetSocket makes a socket of a's family that waits at most some seconds.
+// inetSocket makes a socket of a's family. It has no timeout of its own, with which Go's preemption signals would
+// end its system calls (signal(7), SA_RESTART): the supervisor kills what takes too long.
 func inetSocket(a netip.AddrPort, kind, protocol int) (int, error) {
-	family := unix.AF_INET
 	if a.Addr().Is6() {
-		family = unix.AF_INET6
+		return unix.Socket(unix.AF_INET6, kind|unix.SOCK_CLOEXEC, protocol)
 	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
-	if err != nil {
-		return -1, err
-	}
-	limit := unix.NsecToTimeval(int64(selfTestTimeout))
-	if err := errors.Join(
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
-	); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	return unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, protocol)
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
