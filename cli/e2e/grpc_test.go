@@ -81,4 +81,3 @@ func TestGRPC(t *testing.T) {
 	w.wantClean(t, "stdout", r.stdout)
 	w.wantClean(t, "stderr", r.stderr)
 }
-

@@ -18,6 +18,7 @@ import (
 func main() {
 	switch {
 	case isRunsc(os.Args[0]):
+		allowNoSignal()
 		maincli.Main()
 	case os.Args[0] == sandbox.SelfTestName:
 		os.Exit(sandbox.SelfTestMain())
