@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"go.uber.org/zap"
@@ -19,39 +20,36 @@ import (
 	"github.com/superserve/superserve/secretd/locked"
 )
 
+const usage = "usage: secretd [--state DIR] [--socket PATH] | secretd version"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "secretd:", err)
+		fmt.Fprintln(os.Stderr, "secretd:", strings.ReplaceAll(err.Error(), "\n", "; "))
 		os.Exit(1)
 	}
 }
 
-const usage = "usage: secretd [--state DIR] [--socket PATH] | secretd version"
-
 func run(ctx context.Context) error {
 	flags := flag.NewFlagSet("secretd", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	state := flags.String("state", "/var/lib/superserve", "directory of the store")
-	socket := flags.String("socket", "/run/superserve/secretd.sock", "path of the socket")
-	if err := flags.Parse(os.Args[1:]); errors.Is(err, flag.ErrHelp) {
+	state := flags.String("state", "/var/lib/superserve", "")
+	socket := flags.String("socket", "/run/superserve/secretd.sock", "")
+	err := flags.Parse(os.Args[1:])
+	info, _ := debug.ReadBuildInfo()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
 		fmt.Println(usage)
 		return nil
-	} else if err != nil {
+	case err != nil:
 		return fmt.Errorf("%w; %s", err, usage)
-	}
-	if flags.Arg(0) == "version" && flags.NArg() == 1 {
-		fmt.Println("secretd", build())
+	case flags.NArg() == 1 && flags.Arg(0) == "version":
+		fmt.Println("secretd", info.Main.Version)
 		return nil
-	}
-	if flags.NArg() > 0 {
+	case flags.NArg() > 0:
 		return fmt.Errorf("unknown argument %q; %s", flags.Arg(0), usage)
 	}
-	return serve(ctx, *state, *socket)
-}
-
-func serve(ctx context.Context, state, socket string) (err error) {
 	if err := locked.Process(); err != nil {
 		return err
 	}
@@ -59,25 +57,5 @@ func serve(ctx context.Context, state, socket string) (err error) {
 	if err != nil {
 		return err
 	}
-	inherited, err := secretd.Inherited()
-	if err != nil {
-		return err
-	}
-	d, err := secretd.Open(ctx, secretd.Config{State: state, Build: build(), Log: log.Named("secretd")})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	sockets, err := secretd.Listen(socket, inherited)
-	if err != nil {
-		return err
-	}
-	log.Info("serving", zap.String("socket", socket))
-	return d.Serve(ctx, sockets)
-}
-
-// build is the version of the module that this program was built from.
-func build() string {
-	info, _ := debug.ReadBuildInfo()
-	return info.Main.Version
+	return secretd.Run(ctx, secretd.Config{State: *state, Build: info.Main.Version, Log: log.Named("secretd")}, *socket)
 }
