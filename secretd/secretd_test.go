@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -529,4 +530,64 @@ func TestKeyOfAnotherStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Restart()
+}
+
+// BenchmarkResolve is a Resolve through a real daemon: cached, over the socket with
+// its decision and record, and beside them a bare echo on a unix socket.
+func BenchmarkResolve(b *testing.B) {
+	d := secretdtest.Start(b)
+	set(b, d, "ANTHROPIC_API_KEY", realKey)
+	r := grant(b, d, api.Wanted{Name: "ANTHROPIC_API_KEY"})
+	req := r.request("ANTHROPIC_API_KEY", "api.anthropic.com")
+	b.Run("cached", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := r.Resolve(b.Context(), req); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("socket", func(b *testing.B) {
+		// Another port each time: nothing is cached, every answer is a refusal that
+		// was decided and recorded.
+		for i := 0; b.Loop(); i++ {
+			q := req
+			q.Port = uint16(1000 + i%60000)
+			if _, err := r.Resolve(b.Context(), q); !errors.Is(err, api.ErrHost) {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("echo", func(b *testing.B) {
+		near, far := socketpair(b)
+		defer near.Close()
+		go func() {
+			defer far.Close()
+			_, _ = io.Copy(far, far)
+		}()
+		p := make([]byte, 100)
+		for b.Loop() {
+			if _, err := near.Write(p); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := io.ReadFull(near, p); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func socketpair(t testing.TB) (near, far net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if near, err = net.Dial("unix", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if far, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return near, far
 }

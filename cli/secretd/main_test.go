@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/client"
+	"github.com/superserve/superserve/secretd/lease"
+)
+
+// TestMain is secretd itself when a test asks for it.
+func TestMain(m *testing.M) {
+	if os.Getenv("SECRETD_MAIN") == "1" {
+		if os.Getenv("LISTEN_FDS") != "" {
+			os.Setenv("LISTEN_PID", fmt.Sprint(os.Getpid())) // a service manager sets it after fork
+		}
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = []string{"SECRETD_MAIN=1"}
+	return cmd
+}
+
+// start runs secretd until it serves, and returns its process.
+func start(t *testing.T, dir string) *exec.Cmd {
+	t.Helper()
+	cmd := command(t, "--state", dir, "--socket", socketIn(dir))
+	serving(t, cmd)
+	return cmd
+}
+
+func serving(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), `"serving"`) {
+			return
+		}
+		t.Log(lines.Text())
+	}
+	t.Fatal("secretd ended before it served")
+}
+
+func socketIn(dir string) string { return filepath.Join(dir, "run", "secretd.sock") }
+
+func stateDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "secretd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+const realKey = "sk-ant-api03-REALREALREALREALREALREALREALREALREALREAL"
+
+func TestKillWithALiveLease(t *testing.T) {
+	dir := stateDir(t)
+	first := start(t, dir)
+	c := client.New(socketIn(dir))
+	if _, err := c.Set(t.Context(), "my-agent", []api.Setting{{Name: "ANTHROPIC_API_KEY", Value: []byte(realKey)}}); err != nil {
+		t.Fatal(err)
+	}
+	reply, file, err := c.Grant(t.Context(), api.GrantRequest{Agent: "my-agent", Run: "r", Secrets: []api.Wanted{{Name: "ANTHROPIC_API_KEY"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := lease.Open(conn, lease.Options{
+		Lease:  -1, // every answer is the daemon's own
+		Redial: func(ctx context.Context) (net.Conn, error) { return c.Resume(ctx, reply.Resume) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for round := range 3 {
+		if err := first.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = first.Wait()
+		first = start(t, dir)
+		s, err := l.Resolve(t.Context(), api.ResolveRequest{
+			Placeholder: reply.Entries[0].Placeholder, Host: "api.anthropic.com", Port: 443, Use: api.Use{Kind: api.UseBearer},
+		})
+		if err != nil || string(s()) != realKey {
+			t.Fatalf("after kill %d: %v", round+1, err)
+		}
+	}
+}
+
+// TestKillLosesNothingAcknowledged kills the daemon in the middle of sets; what was
+// acknowledged is there, and what was not is old or new.
+func TestKillLosesNothingAcknowledged(t *testing.T) {
+	dir := stateDir(t)
+	acknowledged := 0
+	for range 5 {
+		cmd := start(t, dir)
+		c := client.New(socketIn(dir))
+		list, err := c.List(t.Context(), "my-agent")
+		if err != nil || len(list) != acknowledged && len(list) != acknowledged+1 {
+			t.Fatalf("%d secrets after a kill, %v; %d were acknowledged", len(list), err, acknowledged)
+		}
+		acknowledged = len(list)
+		target := acknowledged + 5
+		for {
+			if acknowledged >= target {
+				// No wait between this and the next set: the kill lands inside it.
+				go func() { _ = cmd.Process.Kill() }()
+			}
+			name := fmt.Sprintf("KEY_%d", acknowledged)
+			if _, err := c.Set(t.Context(), "my-agent", []api.Setting{{Name: name, Value: []byte("value of " + name)}}); err != nil {
+				break
+			}
+			acknowledged++
+		}
+		_ = cmd.Wait()
+	}
+}
+
+func TestTerminates(t *testing.T) {
+	dir := stateDir(t)
+	cmd := start(t, dir)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(socketIn(dir)); err == nil {
+		t.Error("the socket is left")
+	}
+}
+
+// TestKeepsItsMemoryToItself runs secretd without privilege: of a process that is not
+// dumpable, /proc belongs to root and not to the process' own user (proc(5)).
+func TestKeepsItsMemoryToItself(t *testing.T) {
+	const nobody = 65534
+	dir, uid := stateDir(t), uint32(os.Geteuid())
+	cmd := command(t, "--state", dir, "--socket", socketIn(dir))
+	if uid == 0 {
+		uid = nobody
+		if err := os.Chown(dir, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Path = "/proc/self/exe" // the build's own directory lets only root in
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	serving(t, cmd)
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid))
+	if err == nil && !bytes.Contains(limits, []byte("Max core file size        0                    0")) {
+		t.Errorf("core files are allowed:\n%s", limits)
+	}
+	info, err := os.Stat(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner == uid {
+		t.Errorf("environ belongs to uid %d, who can read it and the memory", owner)
+	}
+}
+
+func TestInheritedSocket(t *testing.T) {
+	dir := stateDir(t)
+	path := filepath.Join(dir, "given.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	cmd := command(t, "--state", dir, "--socket", socketIn(dir))
+	cmd.Env = append(cmd.Env, "LISTEN_FDS=1")
+	cmd.ExtraFiles = []*os.File{f}
+	serving(t, cmd)
+	f.Close()
+	if _, err := client.New(path).Health(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	open := stateDir(t)
+	if err := os.Mkdir(filepath.Join(open, "secretd"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	busy := stateDir(t)
+	start(t, busy)
+	for name, tt := range map[string]struct {
+		args []string
+		want string
+	}{
+		"an unknown flag":          {[]string{"--nonsense"}, "nonsense"},
+		"an unknown argument":      {[]string{"serve"}, `unknown argument "serve"`},
+		"a state that others read": {[]string{"--state", open, "--socket", socketIn(open)}, "mode 0755"},
+		"a state in use":           {[]string{"--state", busy, "--socket", socketIn(open)}, "another secretd"},
+		"a state that cannot be":   {[]string{"--state", "/proc/none", "--socket", socketIn(open)}, "/proc/none"},
+	} {
+		t.Run("it refuses "+name, func(t *testing.T) {
+			var out, errs bytes.Buffer
+			cmd := command(t, tt.args...)
+			cmd.Stdout, cmd.Stderr = &out, &errs
+			if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 1 {
+				t.Errorf("exit %v; want 1", err)
+			}
+			said := errs.String()
+			if out.Len() > 0 || strings.Count(said, "\n") != 1 || !strings.HasPrefix(said, "secretd: ") || !strings.Contains(said, tt.want) {
+				t.Errorf("said %q; want one line with %q", said, tt.want)
+			}
+		})
+	}
+	out, err := command(t, "version").Output()
+	if err != nil || !strings.HasPrefix(string(out), "secretd ") {
+		t.Errorf("version: %q, %v", out, err)
+	}
+}
