@@ -128,6 +128,9 @@ func (r *h2relay) run(ctx context.Context) error {
 	_ = r.client.conn.Close()
 	r.decoders.Wait()
 	r.closeStreams()
+	if r.set != nil {
+		r.set.Close()
+	}
 	if recErr := r.report(); err == nil {
 		err = recErr
 	}
@@ -210,7 +213,9 @@ func (r *h2relay) endUpstream(err error) error {
 	if errors.As(err, &f) {
 		r.failStreams()
 		r.client.out.goAway(r.client.lastID, http2.ErrCodeInternal, "the upstream broke HTTP/2")
-		r.upstream.out.goAway(0, f.code, "")
+		if r.upstream.told {
+			r.upstream.out.goAway(0, f.code, "")
+		}
 	}
 	r.mu.Unlock()
 	if ended {
@@ -238,12 +243,15 @@ func (r *h2relay) endUpstream(err error) error {
 func (r *h2relay) report() error {
 	r.mu.Lock()
 	events := r.events
-	r.events = nil
+	if len(events) > 0 {
+		r.events = nil
+	}
 	r.mu.Unlock()
 	if len(events) == 0 {
 		return nil
 	}
 	err := r.judge.record(events)
+	clear(events)
 	r.mu.Lock()
 	if r.events == nil {
 		r.events = events[:0]

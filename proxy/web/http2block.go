@@ -7,8 +7,10 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Limits of one header block. They bound what a peer can make us hold or do: the list after decoding against an HPACK bomb (a field of one byte may
-// name a table entry of 4 KiB), the fragments against a CONTINUATION flood (CVE-2024-27316 and kin).
+// Limits of one header block. They bound what a peer can make us hold or do:
+// the list after decoding against an HPACK bomb (a field of one byte may name a
+// table entry of 4 KiB), the fragments against a CONTINUATION flood
+// (CVE-2024-27316 and kin).
 const (
 	maxListBytes     = 64 << 10 // names, values and 32 bytes a field, as RFC 9113 §6.5.2 counts
 	maxListFields    = 200
@@ -18,11 +20,13 @@ const (
 
 var errHeaderBlock = errors.New("header block exceeds its limits")
 
-// headerBlock decodes the header blocks of one direction of a connection, one after the other. It is used by one goroutine.
+// headerBlock decodes the header blocks of one direction of a connection, one
+// after the other. It is used by one goroutine.
 type headerBlock struct {
 	dec    *hpack.Decoder
 	fields []hpack.HeaderField
-	// large says that the list exceeded maxListBytes or maxListFields. It was decoded to its end all the same, since the dynamic table must follow.
+	// large says that the list exceeded maxListBytes or maxListFields. It was
+	// decoded to its end all the same, since the dynamic table must follow.
 	large bool
 
 	listBytes  int
@@ -50,7 +54,8 @@ func (b *headerBlock) emit(f hpack.HeaderField) {
 	b.fields = append(b.fields, f)
 }
 
-// begin takes a HEADERS frame and reports whether the block is complete. Errors are of the whole connection.
+// begin takes a HEADERS frame and reports whether the block is complete. Errors
+// are of the whole connection.
 func (b *headerBlock) begin(f *http2.HeadersFrame) (bool, error) {
 	clear(b.fields)
 	*b = headerBlock{dec: b.dec, fields: b.fields[:0], stream: f.StreamID, endStream: f.StreamEnded()}
@@ -58,7 +63,8 @@ func (b *headerBlock) begin(f *http2.HeadersFrame) (bool, error) {
 	return b.append(f.HeaderBlockFragment(), f.HeadersEnded())
 }
 
-// next takes a CONTINUATION frame; the framer has seen to it that it belongs to the block.
+// next takes a CONTINUATION frame; the framer has seen to it that it belongs to
+// the block.
 func (b *headerBlock) next(f *http2.ContinuationFrame) (bool, error) {
 	b.fragments++
 	if b.fragments > maxContinuations {

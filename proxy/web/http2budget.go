@@ -2,16 +2,19 @@ package web
 
 import "time"
 
-// Budgets of frames that cost us work and bring nothing forward. They are far above what clients do and far below what an attack needs; an empty one ends the
-// connection with ENHANCE_YOUR_CALM.
+// Budgets of frames that cost us work and bring nothing forward. They are far
+// above what clients do and far below what an attack needs; an empty one ends
+// the connection with ENHANCE_YOUR_CALM.
 const (
-	// Streams that end by RST_STREAM, whoever sends it: rapid reset (CVE-2023-44487) and "made you reset" (CVE-2025-8671), where an attacker's frames make the
-	// server reset.
+	// Streams that end by RST_STREAM, whoever sends it: rapid reset
+	// (CVE-2023-44487) and "made you reset" (CVE-2025-8671), where an
+	// attacker's frames make the server reset.
 	resetBurst = 512
 	resetRate  = 64 // a second
 
-	// PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown and empty frames of one side (CVE-2019-9512 to 9518). Each DATA frame that we send to that side pays for two
-	// WINDOW_UPDATEs.
+	// PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown and empty frames of one
+	// side (CVE-2019-9512 to 9518). Each DATA frame that we send to that side
+	// pays for two WINDOW_UPDATEs.
 	controlBurst = 2048
 	controlRate  = 256
 )
@@ -22,7 +25,8 @@ type bucket struct {
 	filled              time.Time
 }
 
-// take spends one token and reports whether there was one. The clock is read only when the bucket looks empty.
+// take spends one token and reports whether there was one. The clock is read
+// only when the bucket looks empty.
 func (b *bucket) take() bool {
 	if b.tokens == 0 {
 		b.fill(time.Now())

@@ -107,7 +107,7 @@ func (r *h2relay) settings(from, other *h2side, f *http2.SettingsFrame) error {
 		from.out.settingsAck()
 		return nil
 	}
-	if first {
+	if first && !other.told {
 		relayed = r.limits(from, relayed, limits)
 	}
 	other.out.settings(relayed)
@@ -172,16 +172,13 @@ func (r *h2relay) greetClient() error {
 	r.mu.Lock()
 	if r.upstream != nil {
 		r.upstream.out.buf = append(r.upstream.out.buf, http2.ClientPreface...)
-	} else {
-		r.introduce()
 	}
+	r.introduce()
 	r.mu.Unlock()
 	if err := r.clientFrame(nil, f); err != nil { //nolint:staticcheck // SETTINGS wait for nothing
 		return err
 	}
-	if !r.client.more() {
-		r.flushAll(r.upstream, r.client)
-	}
+	r.flushAll(r.upstream, r.client)
 	return nil
 }
 

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Why a header list is malformed (RFC 9113 §8.1.1 to 8.3). The texts go to the peer in the body of a 400, so they hold no bytes of the wire.
+// Why a header list is malformed (RFC 9113 §8.1.1 to 8.3). The texts go to the
+// peer in the body of a 400, so they hold no bytes of the wire.
 var (
 	errPseudo        = errors.New("pseudo-header fields are missing, repeated, unknown or after others")
 	errConnect       = errors.New("the CONNECT method is not relayed")
@@ -29,7 +30,8 @@ type h2request struct {
 	length                  int64               // content-length, -1 when absent
 }
 
-// parseRequest judges the form of a request's header list: everything except whose name :authority is.
+// parseRequest judges the form of a request's header list: everything except
+// whose name :authority is.
 func parseRequest(list []hpack.HeaderField) (h2request, error) {
 	req := h2request{length: -1}
 	var scheme string
@@ -100,7 +102,8 @@ func (req *h2request) checkFields() error {
 	return nil
 }
 
-// parseStatus returns the status of a response and its fields after the pseudo-header field.
+// parseStatus returns the status of a response and its fields after the
+// pseudo-header field.
 func parseStatus(list []hpack.HeaderField) (int, []hpack.HeaderField, error) {
 	if len(list) == 0 || list[0].Name != ":status" {
 		return 0, nil, errPseudo
@@ -117,7 +120,8 @@ func parseStatus(list []hpack.HeaderField) (int, []hpack.HeaderField, error) {
 	return int(v[0]-'0')*100 + int(v[1]-'0')*10 + int(v[2]-'0'), list[1:], nil
 }
 
-// checkField refuses what RFC 9113 §8.2 calls malformed: pseudo-header fields out of place, bad names and values, fields of HTTP/1.1's hops.
+// checkField refuses what RFC 9113 §8.2 calls malformed: pseudo-header fields
+// out of place, bad names and values, fields of HTTP/1.1's hops.
 func checkField(f hpack.HeaderField) error {
 	if f.IsPseudo() {
 		return errPseudo
@@ -140,7 +144,8 @@ func checkField(f hpack.HeaderField) error {
 	return nil
 }
 
-// validValue follows RFC 9110 §5.5, with obs-text allowed and HTAB the only control character.
+// validValue follows RFC 9110 §5.5, with obs-text allowed and HTAB the only
+// control character.
 func validValue(v string) bool {
 	for i := 0; i < len(v); i++ {
 		if classes[v[i]]&classValue == 0 {
@@ -194,8 +199,9 @@ func parseLength(s string) (int64, bool) {
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
-// joinCookies makes one cookie field of those that HTTP/2 lets a client split (RFC 9113 §8.2.3), so that a cookie is judged as HTTP/1.1 would send it. It edits
-// and returns fields.
+// joinCookies makes one cookie field of those that HTTP/2 lets a client split
+// (RFC 9113 §8.2.3), so that a cookie is judged as HTTP/1.1 would send it. It
+// edits and returns fields.
 func joinCookies(fields []hpack.HeaderField) []hpack.HeaderField {
 	first, count := -1, 0
 	for i, f := range fields {

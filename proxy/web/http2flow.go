@@ -29,9 +29,10 @@ func (r *h2relay) regrant() {
 	}
 }
 
-// grant raises what the peer may send to n.
+// grant raises what the peer may send to n, once it has got SETTINGS, which come
+// first.
 func (s *h2side) grant(n int64) {
-	if more := n - s.granted; more > 0 {
+	if more := n - s.granted; more > 0 && s.told {
 		s.granted = n
 		s.out.window(0, uint32(more))
 	}

@@ -9,18 +9,21 @@ import (
 
 const (
 	frameHeaderBytes = 9
-	// maxFrameBytes is the payload size that both sides may always send (RFC 9113 §4.2). A larger SETTINGS_MAX_FRAME_SIZE is not
-	// relayed: a frame is held whole in memory, and 16 KiB is one TLS record.
+	// maxFrameBytes is the payload size that both sides may always send (RFC
+	// 9113 §4.2). A larger SETTINGS_MAX_FRAME_SIZE is not relayed: a frame is
+	// held whole in memory, and 16 KiB is one TLS record.
 	maxFrameBytes = 16384
 )
 
-// frameQueue holds frames that wait to be written to one connection, and that connection's HPACK encoder: what is encoded must leave in the
-// order of encoding. It is not safe for concurrent use; the relay's mutex guards it.
+// frameQueue holds frames that wait to be written to one connection, and that
+// connection's HPACK encoder: what is encoded must leave in the order of
+// encoding. It is not safe for concurrent use; the relay's mutex guards it.
 type frameQueue struct {
 	buf    []byte // frames ready for one Write
 	enc    *hpack.Encoder
 	secret bool // buf holds a real key and must be wiped after it was written
-	// resized is set until the encoder has written its table's new size, which must begin a header block (RFC 7541 §4.2).
+	// resized is set until the encoder has written its table's new size, which
+	// must begin a header block (RFC 7541 §4.2).
 	resized bool
 }
 
@@ -51,8 +54,8 @@ func (s *encoderSink) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// reserve makes room for n more bytes. A buffer that holds a real key is wiped when it is left behind for a larger one, which append alone
-// would not do.
+// reserve makes room for n more bytes. A buffer that holds a real key is wiped
+// when it is left behind for a larger one, which append alone would not do.
 func (q *frameQueue) reserve(n int) {
 	if cap(q.buf)-len(q.buf) >= n {
 		return
@@ -84,8 +87,10 @@ func (q *frameQueue) end(at int) int {
 // endPayload returns the bytes after the header at offset at.
 func (q *frameQueue) endPayload(at int) int { return len(q.buf) - at - frameHeaderBytes }
 
-// endData ends a DATA frame that may have outgrown maxFrameBytes, which a redactor that let go of held bytes does: the rest moves to frames of its
-// own, of which the last one carries END_STREAM when the first one did. A frame without payload and END_STREAM is taken back.
+// endData ends a DATA frame that may have outgrown maxFrameBytes, which a
+// redactor that let go of held bytes does: the rest moves to frames of its own,
+// of which the last one carries END_STREAM when the first one did. A frame
+// without payload and END_STREAM is taken back.
 func (q *frameQueue) endData(at int, last bool) {
 	n := q.end(at)
 	if n == 0 && !last {
@@ -103,7 +108,8 @@ func (q *frameQueue) endData(at int, last bool) {
 	}
 }
 
-// endHeaders ends a header block, moving what exceeds maxFrameBytes into CONTINUATION frames, and sets END_HEADERS on the last one.
+// endHeaders ends a header block, moving what exceeds maxFrameBytes into
+// CONTINUATION frames, and sets END_HEADERS on the last one.
 func (q *frameQueue) endHeaders(at int) {
 	stream := binary.BigEndian.Uint32(q.buf[at+5:])
 	n := q.end(at)
@@ -115,7 +121,8 @@ func (q *frameQueue) endHeaders(at int) {
 	q.buf[at+4] |= byte(http2.FlagHeadersEndHeaders)
 }
 
-// split cuts the last frame, which begins at offset at, after maxFrameBytes and puts a header of type t before the rest.
+// split cuts the last frame, which begins at offset at, after maxFrameBytes and
+// puts a header of type t before the rest.
 func (q *frameQueue) split(at int, t http2.FrameType, stream uint32) {
 	q.buf[at], q.buf[at+1], q.buf[at+2] = maxFrameBytes>>16, maxFrameBytes>>8&0xff, maxFrameBytes&0xff
 	cut := at + frameHeaderBytes + maxFrameBytes

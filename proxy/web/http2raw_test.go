@@ -266,12 +266,6 @@ func TestHTTP2EndsHostileConnections(t *testing.T) {
 		{"a header block that does not decode", func(p *rawPeer) {
 			p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0xff, 0xff, 0xff, 0xff, 0x7f}, EndHeaders: true})
 		}, http2.ErrCodeCompression},
-		{"more DATA than the window", func(p *rawPeer) {
-			p.headers(1, false, ":method", "POST", ":scheme", "https", ":authority", h2Host, ":path", "/")
-			for range 9 {
-				p.fr.WriteData(1, false, make([]byte, 16384))
-			}
-		}, http2.ErrCodeFlowControl},
 		{"a CONTINUATION flood", func(p *rawPeer) {
 			p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(rawRequest()...)})
 			floods(func(p *rawPeer, i int) error { return p.fr.WriteContinuation(1, false, nil) })(p)
@@ -311,6 +305,22 @@ func TestHTTP2EndsHostileConnections(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestHTTP2EnforcesTheWindow(t *testing.T) {
+	rig := newH2Rig(t)
+	rig.rawUpstream(func(p *rawPeer) {
+		for id := p.next(); id != 0; id = p.next() {
+		}
+	})
+	p := rig.rawClient()
+	p.headers(1, false, rawRequest()...)
+	for range 9 {
+		p.fr.WriteData(1, false, make([]byte, 16384))
+	}
+	if o := p.outcome(1); o.goAway != http2.ErrCodeFlowControl {
+		t.Errorf("got %+v, want GOAWAY %v", o, http2.ErrCodeFlowControl)
 	}
 }
 

@@ -250,7 +250,6 @@ func (r *h2relay) broken(st *h2stream) error {
 // ended, RST_STREAM with code. Without a window for it the body is left out. The
 // mutex is held.
 func (r *h2relay) answer(st *h2stream, ref *swap.Refusal, code http2.ErrCode) {
-	r.introduce()
 	q := r.client.out
 	body := ref.Body()
 	if st.head || int64(len(body)) > min(r.client.window, st.window) {

@@ -66,15 +66,8 @@ func (j *sessionJudge) use(st *h2stream, plan *swap.Plan) error {
 
 func (j *sessionJudge) cover(set *redact.Set, plan *swap.Plan) *redact.Set {
 	var space [4]redact.Pair
-	set = set.With(plan.AppendPairs(space[:0]))
-	j.s.mu.Lock()
-	defer j.s.mu.Unlock()
-	for _, used := range plan.Secrets {
-		if !slices.Contains(j.s.names, used.Name) {
-			j.s.names = append(j.s.names, used.Name)
-		}
-	}
-	return set
+	j.s.note(plan)
+	return set.With(plan.AppendPairs(space[:0]))
 }
 
 func (j *sessionJudge) event(st *h2stream) audit.Event {

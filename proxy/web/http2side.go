@@ -13,7 +13,8 @@ import (
 
 const (
 	readBufferBytes = 32 << 10
-	// maxQueuedBytes is how much waits for a connection before who adds to it waits too. It also ends a batch.
+	// maxQueuedBytes is how much waits for a connection before who adds to it
+	// waits too. It also ends a batch.
 	maxQueuedBytes = 64 << 10
 	// maxKeptBytes bounds the two buffers that a side keeps between bursts.
 	maxKeptBytes = 128 << 10
@@ -22,7 +23,8 @@ const (
 	maxWindow     = 1<<31 - 1
 )
 
-// connFault is a connection error of RFC 9113 §5.4.1: who reads it sends GOAWAY with code and ends the relay.
+// connFault is a connection error of RFC 9113 §5.4.1: who reads it sends GOAWAY
+// with code and ends the relay.
 type connFault struct {
 	code  http2.ErrCode
 	cause error
@@ -37,7 +39,8 @@ func faultf(code http2.ErrCode, format string, args ...any) error {
 func (f *connFault) Error() string { return f.code.String() + ": " + f.cause.Error() }
 func (f *connFault) Unwrap() error { return f.cause }
 
-// h2side is one of the two connections of a relay. The reader's part belongs to one goroutine; the rest is guarded by the relay's mutex.
+// h2side is one of the two connections of a relay. The reader's part belongs to
+// one goroutine; the rest is guarded by the relay's mutex.
 type h2side struct {
 	conn  net.Conn
 	in    *bufio.Reader
@@ -83,24 +86,31 @@ func (s *h2side) more() bool {
 	return s.in.Buffered() >= frameHeaderBytes+(int(h[0])<<16|int(h[1])<<8|int(h[2]))
 }
 
-// read returns the next frame, valid until the next call. A header block must end within headTimeout of its first frame. Errors are *connFault,
+// read returns the next frame, valid until the next call. A header block must
+// end within headTimeout of its first frame. Errors are *connFault,
 // http2.StreamError, or those of the connection.
 func (s *h2side) read() (http2.Frame, error) {
 	s.limitBlock()
 	f, err := s.fr.ReadFrame()
+	if err != nil {
+		return nil, s.readFault(err)
+	}
+	return f, nil
+}
+
+// readFault tells what of the framer's errors is a connection error.
+func (s *h2side) readFault(err error) error {
 	var code http2.ConnectionError
 	switch {
-	case err == nil:
-		return f, nil
 	case errors.As(err, &code):
 		if detail := s.fr.ErrorDetail(); detail != nil {
 			err = detail
 		}
-		return nil, fault(http2.ErrCode(code), err)
+		return fault(http2.ErrCode(code), err)
 	case errors.Is(err, http2.ErrFrameTooLarge):
-		return nil, fault(http2.ErrCodeFrameSize, err)
+		return fault(http2.ErrCodeFrameSize, err)
 	}
-	return nil, err
+	return err
 }
 
 // limitBlock closes the connection when a header block is not complete in time.
@@ -114,8 +124,10 @@ func (s *h2side) limitBlock() {
 	}
 }
 
-// flush writes what waits for s. When another goroutine is writing it leaves the work to that one, unless so much waits that who adds must wait: this is
-// the relay's back-pressure. A failed write closes the connection, which ends its reader.
+// flush writes what waits for s. When another goroutine is writing it leaves
+// the work to that one, unless so much waits that who adds must wait: this is
+// the relay's back-pressure. A failed write closes the connection, which ends
+// its reader.
 func (r *h2relay) flush(s *h2side) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -131,7 +143,8 @@ func (r *h2relay) flush(s *h2side) {
 	}
 }
 
-// write hands one batch to the connection, with the mutex released meanwhile, and wipes it when it held a real key.
+// write hands one batch to the connection, with the mutex released meanwhile,
+// and wipes it when it held a real key.
 func (r *h2relay) write(s *h2side) {
 	buf, secret := s.out.buf, s.out.secret
 	s.out.buf, s.out.secret, s.spare = s.spare[:0], false, nil
@@ -162,8 +175,9 @@ func (s *h2side) drop() {
 	s.out.buf, s.out.secret = s.out.buf[:0], false
 }
 
-// linger ends a connection so that the peer can still read what was written last: closing a socket with unread input resets it and loses that. It waits for the peer's
-// end at most lingerTime and lingerBytes.
+// linger ends a connection so that the peer can still read what was written
+// last: closing a socket with unread input resets it and loses that. It waits
+// for the peer's end at most lingerTime and lingerBytes.
 func (s *h2side) linger() {
 	half, ok := s.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {

@@ -35,12 +35,14 @@ type h2stream struct {
 
 // open makes the stream of a new request. The mutex is held.
 func (r *h2relay) open(id uint32, req *h2request) *h2stream {
-	st := &h2stream{}
+	var st *h2stream
 	if n := len(r.spare); n > 0 {
 		st, r.spare = r.spare[n-1], r.spare[:n-1]
+	} else {
+		st = &h2stream{}
 	}
 	*st = h2stream{
-		id: id, length: req.length, head: req.method == "HEAD", window: r.client.initial,
+		redact: st.redact, id: id, length: req.length, head: req.method == "HEAD", window: r.client.initial,
 		method: req.method, path: req.path, began: time.Now(),
 	}
 	return st
@@ -53,7 +55,7 @@ func (r *h2relay) close(st *h2stream) {
 	}
 	st.closed = true
 	delete(r.streams, st.id)
-	if st.redact != nil {
+	if st.redact != nil && st.redact.Held() > 0 {
 		r.held -= int64(st.redact.Held())
 		st.redact = nil
 	}
