@@ -80,7 +80,7 @@ static __always_inline void count(enum counter which)
 	__u64 *n = bpf_map_lookup_elem(&counters, &which);
 
 	if (n)
-		(*n)++;
+		__sync_fetch_and_add(n, 1); /* a program may be preempted by another on its processor */
 }
 
 static __always_inline int refuse(enum counter which)
@@ -95,11 +95,11 @@ static __always_inline int same(const struct endpoint *a, const volatile struct 
 	       a->addr[2] == b->addr[2] && a->addr[3] == b->addr[3];
 }
 
-static __always_inline int ours(const struct endpoint *from, const volatile struct endpoint *proxy,
-				const volatile struct endpoint *dns)
+/* Is a the one or the other listener? */
+static __always_inline int ours(const struct endpoint *a, const volatile struct endpoint *one,
+				const volatile struct endpoint *two)
 {
-	return (from->port == proxy->port && same(from, proxy)) ||
-	       (from->port == dns->port && same(from, dns));
+	return (a->port == one->port && same(a, one)) || (a->port == two->port && same(a, two));
 }
 
 /* Is a an address of the sandbox itself? connect() to 0.0.0.0 and :: means loopback. */
@@ -170,14 +170,10 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 		count(LOCAL);
 		return STAYS;
 	}
-	if (to->port == DNS_PORT) {
-		count(RESOLVED);
+	if (to->port == DNS_PORT)
 		return RESOLVER;
-	}
-	if (tcp) {
-		count(REDIRECTED);
+	if (tcp)
 		return PROXY;
-	}
 	count(REFUSED_UDP);
 	return REFUSED;
 }
@@ -207,6 +203,7 @@ static __always_inline int send4(struct bpf_sock_addr *ctx)
 		return REFUSE;
 	o->four = to;
 	write4(ctx, v == PROXY ? &proxy4 : &dns4);
+	count(v == PROXY ? REDIRECTED : RESOLVED);
 	return ALLOW;
 }
 
@@ -229,6 +226,7 @@ static __always_inline int send6(struct bpf_sock_addr *ctx)
 		return REFUSE;
 	o->six = to;
 	write6(ctx, v == PROXY ? &proxy6 : &dns6);
+	count(v == PROXY ? REDIRECTED : RESOLVED);
 	return ALLOW;
 }
 
@@ -286,13 +284,15 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	return send6(ctx);
 }
 
-/* Gives the address back that the program asked for. These hooks must return 1. */
-static __always_inline int restore4(struct bpf_sock_addr *ctx)
+/* Gives the address back that the program asked for, where it is that of one of the two listeners. These
+ * hooks must return 1. */
+static __always_inline int restore4(struct bpf_sock_addr *ctx, const volatile struct endpoint *one,
+				    const volatile struct endpoint *two)
 {
 	struct endpoint from = read4(ctx);
 	struct origin *o;
 
-	if (!ours(&from, &proxy4, &dns4))
+	if (!ours(&from, one, two))
 		return ALLOW;
 	o = bpf_sk_storage_get(&origins, ctx->sk, 0, 0);
 	if (o && o->four.port)
@@ -301,16 +301,17 @@ static __always_inline int restore4(struct bpf_sock_addr *ctx)
 }
 
 /* An AF_INET6 socket sees the answer of our IPv4 resolver as ::ffff:127.x. */
-static __always_inline int restore6(struct bpf_sock_addr *ctx)
+static __always_inline int restore6(struct bpf_sock_addr *ctx, const volatile struct endpoint *one,
+				    const volatile struct endpoint *two)
 {
 	struct endpoint from = read6(ctx);
 	struct origin *o;
 
-	if (ours(&from, &proxy4, &dns4)) {
+	if (ours(&from, &dns4, &dns4)) {
 		o = bpf_sk_storage_get(&origins, ctx->sk, 0, 0);
 		if (o && o->four.port)
 			write6(ctx, &o->four);
-	} else if (from.port && ours(&from, &proxy6, &dns6)) {
+	} else if (from.port && ours(&from, one, two)) {
 		o = bpf_sk_storage_get(&origins, ctx->sk, 0, 0);
 		if (o && o->six.port)
 			write6(ctx, &o->six);
@@ -322,28 +323,28 @@ static __always_inline int restore6(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return restore4(ctx);
+	return restore4(ctx, &dns4, &dns4);
 }
 
 /* cgroup/recvmsg6, Linux 5.2. */
 SEC("cgroup/recvmsg6")
 int recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return restore6(ctx);
+	return restore6(ctx, &dns6, &dns6);
 }
 
 /* cgroup/getpeername4, Linux 5.8. */
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return restore4(ctx);
+	return restore4(ctx, &proxy4, &dns4);
 }
 
 /* cgroup/getpeername6, Linux 5.8. */
 SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
-	return restore6(ctx);
+	return restore6(ctx, &proxy6, &dns6);
 }
 
 /* Puts the destination under the connection's source, or makes sure that nothing is there: a connection

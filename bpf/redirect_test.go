@@ -173,7 +173,11 @@ func connectOnDemand([]string) string {
 // Claim of the threat model: when the supervisor is killed the programs are gone at once, and with them the
 // network, never the wall.
 func TestKillOfTheLoaderLeavesNoNetwork(t *testing.T) {
-	w := newWorld(t)
+	t.Run("bare", func(t *testing.T) { killLoader(t, newWorld(t), "ENETUNREACH") })
+	t.Run("sandbox", func(t *testing.T) { killLoader(t, newWorldIn(t, bpftest.In(t, namespace(t).File())), "ECONNREFUSED") })
+}
+
+func killLoader(t *testing.T, w *world, want string) {
 	if err := w.redirect.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +204,7 @@ func TestKillOfTheLoaderLeavesNoNetwork(t *testing.T) {
 	loader.Process.Kill()
 	loader.Wait()
 	for _, to := range []string{"192.0.2.1:443", "[2001:db8::1]:443", "8.8.8.8:53"} {
-		eventually(t, "connect to "+to+" is ENETUNREACH", func() bool { return connect(to) == "ENETUNREACH" })
+		eventually(t, "connect to "+to+" is "+want, func() bool { return connect(to) == want })
 	}
 	in.Close()
 }
