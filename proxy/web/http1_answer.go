@@ -36,21 +36,29 @@ func (r *h1relay) answer() (keep bool, err error) {
 	case gone || errors.Is(err, errGone):
 		return false, errGone
 	case r.answered:
-		// The client must see that the answer is cut, which an orderly end of TLS
-		// would hide.
-		r.s.abort()
-		r.upload.join()
+		r.cut()
 		return false, errors.Join(err, errTruncated)
-	case fault == nil && r.s.reused:
-		return false, errUnanswered
-	case fault == nil && r.served:
+	case fault == nil && errors.Is(err, errUnanswered) && (r.s.reused || r.served):
 		// As without us: a kept connection that ends before an answer tells the
 		// client that it may repeat the request.
 		return false, errUnanswered
-	case fault == nil:
+	case fault == nil && errors.Is(err, errUnanswered):
 		fault = faultClosed
+	case fault == nil:
+		fault = faultFraming
 	}
 	return false, r.refuse(fault, false)
+}
+
+// cut ends a connection in the middle of an answer, so that the client sees that
+// it is incomplete: without the orderly end of TLS, and with a reset where
+// nothing but the end frames the body.
+func (r *h1relay) cut() {
+	if r.res.body == bodyClose {
+		r.s.conn.Reset() //nolint:errcheck // it ends either way
+	}
+	r.s.abort()
+	r.upload.join()
 }
 
 // complete ends an exchange whose answer is whole.

@@ -148,7 +148,7 @@ func h1authority(t testing.TB) (*ca.Authority, *x509.CertPool) {
 func newH1Rig(t testing.TB) *h1rig {
 	t.Helper()
 	current := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, current) })
+	t.Cleanup(func() { goleak.VerifyNone(t, current, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait")) }) // the test's upstream naps
 	agentCA, roots := h1authority(t)
 	upCA, upRoots := h1authority(t)
 	leaf, err := upCA.Leaf(h1Host)
@@ -323,4 +323,15 @@ func (c *counts) String() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.data.String()
+}
+
+// ask finishes a handshake with any name over c and sends one request.
+func (rig *h1rig) ask(c net.Conn, sni string) (*http.Response, error) {
+	conn := tls.Client(c, &tls.Config{InsecureSkipVerify: true, ServerName: sni})
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: "+h1Host+"\r\n\r\n"); err != nil {
+		return nil, err
+	}
+	return http.ReadResponse(bufio.NewReader(conn), nil)
 }
