@@ -88,22 +88,54 @@ type call struct {
 // and the run's CA with Trust. It needs CAP_SYS_ADMIN.
 func New(cfg Config) (*Bundle, error) {
 	b := &Bundle{cfg: cfg, calls: make(chan call), done: make(chan struct{})}
-	ready := make(chan error)
-	go b.thread(ready)
-	if err := <-ready; err != nil {
-		<-b.done
+	if err := b.start(b.populate); err != nil {
 		return nil, fmt.Errorf("make bundle: %w", err)
 	}
 	return b, nil
 }
 
+// Join enters the bundle of another process: the mount namespace of process pid, where a bundle is mounted at base. Of
+// the methods, only Do, State and Close are for it; Close does not end what it did not start.
+func Join(pid int, base string) (*Bundle, error) {
+	b := &Bundle{base: base, calls: make(chan call), done: make(chan struct{})}
+	err := b.start(func() (err error) {
+		if b.ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid)); err != nil {
+			return err
+		}
+		// A thread that shares its root and working directory with others cannot change namespace (setns(2)).
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		if err := unix.Setns(int(b.ns.Fd()), unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("enter mount namespace: %w", err)
+		}
+		_, err = os.Stat(b.State())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("join bundle of process %d: %w", pid, err)
+	}
+	return b, nil
+}
+
+// start runs enter on the bundle's own thread, and then what Do brings.
+func (b *Bundle) start(enter func() error) error {
+	ready := make(chan error)
+	go b.thread(enter, ready)
+	err := <-ready
+	if err != nil {
+		<-b.done
+	}
+	return err
+}
+
 // thread owns one OS thread for the life of the bundle. It ends without unlocking it, and the Go runtime then ends
 // the thread, so that no other goroutine meets the private namespace. Children started by Do carry a parent-death
 // signal, which the kernel ties to this thread and not to the process: it has to outlive them.
-func (b *Bundle) thread(ready chan<- error) {
+func (b *Bundle) thread(enter func() error, ready chan<- error) {
 	defer close(b.done)
 	runtime.LockOSThread()
-	if err := b.populate(); err != nil {
+	if err := enter(); err != nil {
 		b.release()
 		ready <- err
 		return
@@ -165,6 +197,9 @@ func (b *Bundle) Close() error {
 	<-b.done
 	return nil
 }
+
+// Base is where the bundle is mounted, for Join.
+func (b *Bundle) Base() string { return b.base }
 
 // Dir is the OCI bundle's directory, inside the namespace.
 func (b *Bundle) Dir() string { return filepath.Join(b.base, "bundle") }

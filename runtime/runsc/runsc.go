@@ -237,6 +237,11 @@ func (r *Runtime) SignalCommand(id string, sig syscall.Signal, all bool) *exec.C
 	return r.command(append(args, id, strconv.Itoa(int(sig)))...)
 }
 
+// SignalProcessCommand is the same for one process, named by the text of its number inside the container.
+func (r *Runtime) SignalProcessCommand(id, pid string, sig syscall.Signal) *exec.Cmd {
+	return r.command("kill", "--pid="+pid, id, strconv.Itoa(int(sig)))
+}
+
 // Process describes a further process in a running container.
 type Process struct {
 	ID       string // of the container
@@ -245,6 +250,7 @@ type Process struct {
 	Dir      string   // "" is the container's working directory
 	Stdio    Stdio
 	Terminal bool
+	PIDFile  string // gets the process's number inside the container, for SignalProcessCommand; "" is none
 }
 
 // Exec starts a further process in a running container, with the container's user and without capabilities. It must be
@@ -256,6 +262,9 @@ func (r *Runtime) Exec(p Process) (*Container, error) {
 	}
 	for _, kv := range p.Env {
 		args = append(args, "--env="+kv)
+	}
+	if p.PIDFile != "" {
+		args = append(args, "--internal-pid-file="+p.PIDFile)
 	}
 	c := &Container{runtime: r, id: p.ID, own: new(capture)}
 	c.wait = sync.OnceValues(c.waitOnce)

@@ -34,6 +34,7 @@ type Record struct {
 	Command    []string  `json:"command"`
 	Supervisor int       `json:"supervisor"`      // pid of the process that called Start
 	Sandbox    int       `json:"sandbox"`         // pid of the container's runsc, 0 before it started
+	Base       string    `json:"base"`            // where the bundle is mounted in that process's mount namespace
 	Started    time.Time `json:"started"`         //
 	Ended      time.Time `json:"ended,omitzero"`  // zero while it runs
 	Result     *Result   `json:"result,omitzero"` // nil while it runs, and if the supervisor was killed

@@ -190,9 +190,14 @@ func judgeFailure(exit runsc.Exit) (Result, error) {
 		{"permission denied", codeNotExecutable},
 		{"exec format error", codeNotExecutable},
 	} {
-		if strings.Contains(exit.Failure, "starting root container") && strings.Contains(exit.Failure, m.text) {
+		if startsCommand(exit.Failure) && strings.Contains(exit.Failure, m.text) {
 			return Result{m.code, ReasonCommand, m.text}, nil
 		}
 	}
 	return Result{codeFailed, ReasonSandbox, exit.Failure}, fmt.Errorf("sandbox failed: %s", exit.Failure)
+}
+
+// startsCommand reports whether it was the command that gVisor could not start (runsc/boot's words).
+func startsCommand(failure string) bool {
+	return strings.Contains(failure, "starting root container") || strings.Contains(failure, "executing processes for container")
 }

@@ -268,7 +268,7 @@ func (s *Sandbox) startInLeaf(cmd *exec.Cmd) error {
 	if err := s.cage.leaf.Start(cmd); err != nil {
 		return err
 	}
-	s.dir.rec.Sandbox = cmd.Process.Pid
+	s.dir.rec.Sandbox, s.dir.rec.Base = cmd.Process.Pid, s.world.Base()
 	return s.dir.write()
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"sync"
 
 	"github.com/creack/pty"
@@ -43,10 +44,19 @@ func newStreams(cfg *Config, out, err io.Writer) (*streams, error) {
 }
 
 func (s *streams) pipes(cfg *Config, out, errs io.Writer) (err error) {
-	if s.inside.Out, err = s.output(tee(cfg.Stdout, out)); err != nil {
+	stdout, stderr := cfg.Stdout, cfg.Stderr
+	one := same(stdout, stderr)
+	if one {
+		// As in os/exec, a writer that is given twice is not written to from two goroutines.
+		stdout = &locked{w: stdout}
+		stderr = stdout
+	}
+	if s.inside.Out, err = s.output(tee(stdout, out)); err != nil {
 		return err
 	}
-	if s.inside.Err, err = s.output(tee(cfg.Stderr, errs)); err != nil {
+	if one && out == nil {
+		s.inside.Err = s.inside.Out // one pipe also keeps the order
+	} else if s.inside.Err, err = s.output(tee(stderr, errs)); err != nil {
 		return err
 	}
 	if cfg.Stdin == nil {
@@ -237,6 +247,23 @@ func tee(to, copy io.Writer) io.Writer {
 		return to
 	}
 	return io.MultiWriter(to, lenient{copy})
+}
+
+// same reports whether both are the same writer.
+func same(a, b io.Writer) bool {
+	return a != nil && b != nil && reflect.TypeOf(a).Comparable() && reflect.TypeOf(b).Comparable() && a == b
+}
+
+// locked is a writer for several goroutines.
+type locked struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
 }
 
 // lenient hides the errors of a writer.
