@@ -140,8 +140,9 @@ func command(t testing.TB, program string, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(context.Background(), self, args...)
-	// Go's preemption signals would end system calls that have a timeout with EINTR.
-	cmd.Env = append(os.Environ(), inside+"="+program, "GODEBUG=asyncpreemptoff=1")
+	// Go's preemption signals would end system calls that have a timeout with EINTR; the race detector would
+	// sleep for a second at the end of each process.
+	cmd.Env = append(os.Environ(), inside+"="+program, "GODEBUG=asyncpreemptoff=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
