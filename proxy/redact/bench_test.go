@@ -4,19 +4,20 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 )
 
 // forms50 returns needles of n bytes for a table of that shape.
 func manyForms(count, n int) *Set {
 	rng := rand.New(rand.NewPCG(1, 2))
-	s := &Set{}
+	s := &Set{probes: new(atomic.Int32)}
 	for range count {
 		needle := make([]byte, n)
 		for i := range needle {
 			needle[i] = upperDigits[rng.IntN(16)] ^ byte(rng.IntN(2)<<5)
 		}
-		s.forms = append(s.forms, form{needle, bytes.Repeat([]byte("*"), n)})
+		s.forms = append(s.forms, form{needle: needle, repl: bytes.Repeat([]byte("*"), n)})
 	}
 	s.index()
 	return s

@@ -8,6 +8,7 @@ import (
 // form is one spelling of a key and what takes its place, of the same length.
 type form struct {
 	needle, repl []byte
+	guard        int // see guess.go
 }
 
 // maxEscaped is the longest key, in bytes, that is also searched with every byte
@@ -50,12 +51,7 @@ func (s *Set) addForms(k key) {
 
 // addForm adds the form that e gives.
 func (s *Set) addForm(k key, e encoder) {
-	needle := s.encode(e, k.value)
-	var repl []byte
-	if len(k.placeholder) == len(k.value) {
-		repl = s.encode(e, k.placeholder)
-	}
-	s.add(k, needle, repl)
+	s.add(k, s.encode(e, k.value), s.encode(e, k.placeholder))
 }
 
 // encode applies e in the arena.
@@ -66,16 +62,27 @@ func (s *Set) encode(e encoder, value []byte) []byte {
 	return b[:len(out):len(out)]
 }
 
-// add takes over needle. repl is used when it has the same length.
+// add takes over needle. repl, the placeholder in the same form, takes its place
+// when key and placeholder have one length, in this form too.
 func (s *Set) add(k key, needle, repl []byte) {
 	if len(needle) < minKey || s.known(needle) {
 		clear(needle)
 		return
 	}
-	if len(repl) != len(needle) {
+	guard := common(needle, repl) + guessed
+	if len(k.placeholder) != len(k.value) || len(repl) != len(needle) {
 		repl = mask(k.placeholder, len(needle))
 	}
-	s.forms = append(s.forms, form{needle, repl})
+	s.forms = append(s.forms, form{needle, repl, guard})
+}
+
+// common returns how many bytes a and b begin with in common.
+func common(a, b []byte) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 func (s *Set) known(needle []byte) bool {
@@ -101,10 +108,7 @@ func mask(placeholder []byte, n int) []byte {
 // missing bits are zero (RFC 4648 §3.5).
 func (s *Set) addBase64(k key, alphabet *base64.Encoding, offset int) {
 	whole := s.base64At(alphabet, offset, k.value)
-	var repl []byte
-	if len(k.placeholder) == len(k.value) {
-		repl = s.base64At(alphabet, offset, k.placeholder)
-	}
+	repl := s.base64At(alphabet, offset, k.placeholder)
 	s.addTransported(k, whole, repl)
 	if bits := 8 * (offset + len(k.value)); bits%6 != 0 {
 		s.addTransported(k, whole[:len(whole)-1], repl[:max(len(repl)-1, 0)])
@@ -124,12 +128,7 @@ func (s *Set) base64At(alphabet *base64.Encoding, offset int, value []byte) []by
 // addBasic adds the base64 of the whole credentials, so that the characters that
 // mix bits of the key with its neighbours are hidden as well.
 func (s *Set) addBasic(k key) {
-	whole := s.basic(k, k.value)
-	var repl []byte
-	if len(k.placeholder) == len(k.value) {
-		repl = s.basic(k, k.placeholder)
-	}
-	s.addTransported(k, whole, repl)
+	s.addTransported(k, s.basic(k, k.value), s.basic(k, k.placeholder))
 }
 
 func (s *Set) basic(k key, value []byte) []byte {
@@ -144,11 +143,6 @@ func (s *Set) basic(k key, value []byte) []byte {
 // addTransported adds base64 text, and what URLs and JSON make of it.
 func (s *Set) addTransported(k key, text, repl []byte) {
 	for _, e := range []encoder{raw, percentUpper, percentLower, jsonSlash} {
-		needle := s.encode(e, text)
-		var r []byte
-		if repl != nil {
-			r = s.encode(e, repl)
-		}
-		s.add(k, needle, r)
+		s.add(k, s.encode(e, text), s.encode(e, repl))
 	}
 }

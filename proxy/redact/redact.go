@@ -12,6 +12,7 @@ package redact
 import (
 	"bytes"
 	"crypto/subtle"
+	"sync/atomic"
 
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -54,6 +55,9 @@ type Set struct {
 	bigrams []uint64
 	// short is true when some form is shorter than a word.
 	short bool
+	// probes counts what looks like guessing (guess.go), over this Set and those
+	// that With made of it.
+	probes *atomic.Int32
 }
 
 // key is a pair with its value copied into the arena.
@@ -64,21 +68,28 @@ type key struct {
 // New returns the Set of the current values of pairs, which takes 10–50 µs a key.
 // A key that is gone (nil) or shorter than MinKey is left out. Close wipes the
 // copies.
-func New(pairs []Pair) *Set { return build(nil, pairs) }
+func New(pairs []Pair) *Set { return build(&Set{probes: new(atomic.Int32)}, pairs) }
 
 // With returns a Set that covers s and the current values of pairs: s itself when
 // it does already, which costs a comparison a pair and allocates nothing. Values
 // that s knew and that were rotated since stay covered. s may be nil.
 func (s *Set) With(pairs []Pair) *Set {
 	if s == nil {
-		return build(nil, pairs)
+		return New(pairs)
 	}
+	if s.coversAll(pairs) {
+		return s
+	}
+	return build(s, pairs)
+}
+
+func (s *Set) coversAll(pairs []Pair) bool {
 	for i := range pairs {
 		if !s.covers(&pairs[i]) {
-			return build(s.keys, pairs)
+			return false
 		}
 	}
-	return s
+	return true
 }
 
 // covers reports whether the forms of p are in s. The surroundings of a key are
@@ -100,9 +111,9 @@ func (s *Set) covers(p *Pair) bool {
 	return false
 }
 
-func build(keys []key, pairs []Pair) *Set {
-	s := &Set{}
-	for _, k := range keys {
+func build(old *Set, pairs []Pair) *Set {
+	s := &Set{probes: old.probes}
+	for _, k := range old.keys {
 		s.take(k)
 	}
 	for i := range pairs {
@@ -131,22 +142,20 @@ func (s *Set) Empty() bool { return s == nil || len(s.forms) == 0 }
 func (s *Set) Close() {
 	s.arena.wipe()
 	clear(s.table.slots)
-	*s = Set{}
+	*s = Set{probes: s.probes}
 }
 
 // Value redacts a complete value, such as that of a header field. It returns p
-// itself when there is nothing to hide, else a new slice of the same length. A
-// value that ends in a long beginning of a key has that hidden too.
+// itself when there is nothing to hide, else a new slice of the same length.
 func (s *Set) Value(p []byte) []byte {
 	if s.Empty() {
 		return p
 	}
 	st := Stream{set: s}
-	found := st.find(p)
-	if len(st.hits) == 0 && !found.cut(len(p)) {
+	if st.find(p); len(st.hits) == 0 {
 		return p
 	}
 	out := bytes.Clone(p)
-	st.finish(out, found)
+	st.replace(out, len(out))
 	return out
 }

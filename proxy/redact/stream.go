@@ -6,10 +6,6 @@ import (
 	"slices"
 )
 
-// minCut is how many bytes of the beginning of a form are hidden when the data
-// ends in them: more than any provider's public prefix.
-const minCut = 16
-
 // Stream redacts one body, or one direction of a connection, as it passes. It is
 // not safe for concurrent use.
 type Stream struct {
@@ -19,6 +15,10 @@ type Stream struct {
 	// earlier match reaches into them.
 	held, cover []byte
 	hits        []hit
+	// doubtful is true when held[doubt:] is so much of a form that it counts as a
+	// guess until the rest follows (guess.go).
+	doubtful bool
+	doubt    int
 }
 
 // hit is one occurrence of a form.
@@ -32,12 +32,6 @@ type hit struct {
 type opening struct {
 	start int
 	form  *form
-}
-
-// cut reports whether the opening is so long that data of n bytes which ends here
-// must not show it.
-func (o opening) cut(n int) bool {
-	return o.form != nil && n-o.start >= min(minCut, len(o.form.needle)-1)
 }
 
 // Stream returns a new Stream. s may be nil: nothing is changed then.
@@ -64,7 +58,7 @@ func (st *Stream) Append(dst, p []byte) []byte {
 		st.held = append(st.held, p...)
 		in = st.held
 	}
-	open := st.find(in)
+	open := st.guess(in, st.find(in))
 	base := len(dst)
 	dst = append(dst, in...)
 	out := dst[base:]
@@ -80,32 +74,27 @@ func (st *Stream) Clean(p []byte) bool {
 		return false
 	}
 	open := st.find(p)
-	return open.form == nil && len(st.hits) == 0
+	return open.form == nil && len(st.hits) == 0 && !st.set.Probed()
 }
 
-// Flush ends the data: it appends to dst what is held back. A long beginning of a
-// form at the very end is hidden like the form itself. The Stream can be used for
-// other data afterwards.
+// Flush ends the data: it appends to dst what is held back. The Stream can be used
+// for other data afterwards.
+//
+// A key that the data breaks off in stays as it is: hiding beginnings would let an
+// agent test guesses, one byte at a time, on any upstream that repeats what it is
+// sent.
 func (st *Stream) Flush(dst []byte) []byte {
 	if len(st.held) == 0 {
 		return dst
 	}
-	open := st.find(st.held)
+	st.find(st.held)
+	st.guess(st.held, opening{start: len(st.held)})
 	base := len(dst)
 	dst = append(dst, st.held...)
-	st.finish(dst[base:], open)
+	st.replace(dst[base:], len(st.held))
 	clear(st.held[:cap(st.held)])
 	st.held, st.cover = st.held[:0], st.cover[:0]
 	return dst
-}
-
-// finish replaces in out, which is the end of the data.
-func (st *Stream) finish(out []byte, open opening) {
-	covered := st.replace(out, len(out))
-	if !open.cut(len(out)) {
-		return
-	}
-	put(out, open.start, open.form.repl[:len(out)-open.start], covered)
 }
 
 // hold keeps in[from:] back. covered is how far out is settled.
