@@ -101,7 +101,7 @@ func (m mount) below(path string) string {
 	return filepath.Join(m.point, relative)
 }
 
-// parseMount reads "36 35 98:0 /root /point rw,opts [optional…] - kind source superopts".
+// parseMount reads "36 35 98:0 /part /point rw,opts [optional…] - kind source superopts".
 func parseMount(line string) (mount, bool) {
 	before, after, ok := strings.Cut(line, " - ")
 	left, right := strings.Fields(before), strings.Fields(after)
