@@ -36,7 +36,7 @@ e2e: build ## real clients in real sandboxes against upstreams on this machine
 
 bench: build ## ratios against a splice, nginx and runsc alone
 	@scripts/setup test
-	$(ROOT) go test -tags e2e -count=1 -timeout 40m -run '^$$' -bench . -benchtime 1x ./cli/e2e/
+	$(ROOT) go run ./cli/e2e/bench
 
 demo: build ## the main job: what the agent sees and what the upstream sees
 	@scripts/setup demo
