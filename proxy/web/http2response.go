@@ -60,8 +60,8 @@ func (r *h2relay) upstreamReset(f *http2.RSTStreamFrame) error {
 		return nil // the decoder still has the end of the answer to send
 	}
 	r.client.out.reset(st.id, f.ErrCode)
+	r.remember(st.id)
 	if st.upstreamDone {
-		r.remember(st.id)
 		r.close(st)
 		r.regrant()
 		return nil

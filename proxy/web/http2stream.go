@@ -80,24 +80,25 @@ func (r *h2relay) closeDone(st *h2stream) {
 func (r *h2relay) cancel(st *h2stream, code http2.ErrCode) error {
 	r.client.out.reset(st.id, code)
 	r.upstream.out.reset(st.id, http2.ErrCodeCancel)
+	r.remember(st.id)
 	return r.forget(st)
 }
 
-// forget closes a stream that was reset, remembers its id for the frames that
-// are under way, and counts. The mutex is held.
+// remember keeps the id of a stream that was not reset by the client, whose
+// frames for it may be under way. The mutex is held.
+func (r *h2relay) remember(id uint32) {
+	r.recent[r.recentAt] = id
+	r.recentAt = (r.recentAt + 1) % len(r.recent)
+}
+
+// forget closes a stream that was reset, and counts. The mutex is held.
 func (r *h2relay) forget(st *h2stream) error {
-	r.remember(st.id)
 	r.close(st)
 	r.regrant()
 	if !r.resets.take() {
 		return fault(http2.ErrCodeEnhanceYourCalm, errResets)
 	}
 	return nil
-}
-
-func (r *h2relay) remember(id uint32) {
-	r.recent[r.recentAt] = id
-	r.recentAt = (r.recentAt + 1) % len(r.recent)
 }
 
 // stale says what to make of a client's frame for a stream that is not open: nil
