@@ -115,12 +115,15 @@ func (c *child) cpu() (time.Duration, error) {
 }
 
 // rss returns the resident memory of c in bytes.
-func (c *child) rss() (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
+func (c *child) rss() (int64, error) { return memoryOf(c.cmd.Process.Pid, "VmRSS:") }
+
+// memoryOf returns a line of /proc/PID/status, in bytes.
+func memoryOf(pid int, line string) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	_, rest, _ := strings.Cut(string(text), line)
 	number, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
 	n, err := strconv.ParseInt(number, 10, 64)
 	return n << 10, err

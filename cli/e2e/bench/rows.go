@@ -77,6 +77,7 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	b.printRSS("after the load", 0)
 	b.startUp(ctx)
+	b.idleRun(ctx)
 	b.summary()
 	return nil
 }

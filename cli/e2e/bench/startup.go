@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,21 +36,15 @@ func (b *bench) startUp(ctx context.Context) {
 
 // timeStarts returns the median of either, taking turns.
 func (b *bench) timeStarts(ctx context.Context) (alone, full time.Duration, err error) {
-	bin, err := filepath.Abs(b.bin)
+	bin, err := b.binary()
 	if err != nil {
 		return 0, 0, err
-	}
-	if _, err := os.Stat(bin); err != nil {
-		return 0, 0, fmt.Errorf("build superserve first: %w", err)
-	}
-	if os.Geteuid() != 0 {
-		return 0, 0, errors.New("needs root")
 	}
 	runsc, err := b.runscAlone(bin)
 	if err != nil {
 		return 0, 0, err
 	}
-	ours, err := b.superserveRun(ctx, bin)
+	ours, err := b.deploy(ctx, bin, "bench-start", "[\"true\"]")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -84,8 +77,8 @@ func timed(cmd *exec.Cmd) (time.Duration, error) {
 	return time.Since(start), nil
 }
 
-// runscAlone makes an OCI bundle of the host's /usr and returns what runs it. The
-// binary is gVisor when it is called runsc.
+// runscAlone makes an OCI bundle of the host's /usr and returns what runs it with
+// gVisor's own defaults. The binary is gVisor when it is called runsc.
 func (b *bench) runscAlone(bin string) (command, error) {
 	dir := filepath.Join(b.dir, "bundle")
 	root := filepath.Join(dir, "rootfs")
@@ -112,25 +105,7 @@ func (b *bench) runscAlone(bin string) (command, error) {
 	}
 	return func(ctx context.Context, i int) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, bin)
-		cmd.Args = []string{"runsc", "--root", filepath.Join(b.dir, "runsc"), "--network=none", "--ignore-cgroups", "run", "--bundle", dir, fmt.Sprint("bench-", os.Getpid(), "-", i)}
+		cmd.Args = []string{"runsc", "--root", filepath.Join(b.dir, "runsc"), "--ignore-cgroups", "run", "--bundle", dir, fmt.Sprint("bench-", os.Getpid(), "-", i)}
 		return cmd
-	}, nil
-}
-
-// superserveRun deploys an agent of one command and returns what runs it.
-func (b *bench) superserveRun(ctx context.Context, bin string) (command, error) {
-	dir := filepath.Join(b.dir, "agent")
-	state := filepath.Join(b.dir, "state")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "superserve.yaml"), []byte("name: bench\ncommand: [\"true\"]\n"), 0o644); err != nil {
-		return nil, err
-	}
-	if out, err := exec.CommandContext(ctx, bin, "--state", state, "deploy", dir, "-y").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("superserve deploy: %w: %s", err, out)
-	}
-	return func(ctx context.Context, _ int) *exec.Cmd {
-		return exec.CommandContext(ctx, bin, "--state", state, "run", "-q", "bench")
 	}, nil
 }
