@@ -18,9 +18,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/runtime/thread"
 )
 
 // Paths inside the sandbox.
@@ -121,7 +122,7 @@ func Join(pid int, base string) (*Bundle, error) {
 // start runs enter on the bundle's own thread, and then what Do brings.
 func (b *Bundle) start(enter func() error) error {
 	ready := make(chan error)
-	go b.thread(enter, ready)
+	thread.Go(func() { b.thread(enter, ready) })
 	err := <-ready
 	if err != nil {
 		<-b.done
@@ -129,12 +130,11 @@ func (b *Bundle) start(enter func() error) error {
 	return err
 }
 
-// thread owns one OS thread for the life of the bundle. It ends without unlocking it, and the Go runtime then ends
-// the thread, so that no other goroutine meets the private namespace. Children started by Do carry a parent-death
-// signal, which the kernel ties to this thread and not to the process: it has to outlive them.
+// thread owns one OS thread for the life of the bundle, so that no other goroutine meets the private namespace.
+// Children started by Do carry a parent-death signal, which the kernel ties to this thread and not to the process: it
+// has to outlive them.
 func (b *Bundle) thread(enter func() error, ready chan<- error) {
 	defer close(b.done)
-	runtime.LockOSThread()
 	if err := enter(); err != nil {
 		b.release()
 		ready <- err

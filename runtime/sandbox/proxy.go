@@ -9,13 +9,14 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/runtime/thread"
 )
 
 // readyTimeout bounds the start of the proxy on a very busy host, and partTimeout its end.
@@ -92,9 +93,8 @@ func (p *proxyProcess) start(binary *os.File, uid uint32, extra []*os.File) erro
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	started := make(chan error)
-	go func() {
+	thread.Go(func() {
 		defer close(p.done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
 		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 		if err == nil {
 			err = p.cmd.Start()
@@ -103,7 +103,7 @@ func (p *proxyProcess) start(binary *os.File, uid uint32, extra []*os.File) erro
 		if err == nil {
 			p.cmd.Wait()
 		}
-	}()
+	})
 	return <-started
 }
 

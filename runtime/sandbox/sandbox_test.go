@@ -19,8 +19,6 @@ import (
 	"github.com/superserve/superserve/runtime/sandbox"
 )
 
-func TestMain(m *testing.M) { runsctest.Main(m) }
-
 // config is a run of a shell's line.
 func config(t *testing.T, line string) sandbox.Config {
 	t.Helper()

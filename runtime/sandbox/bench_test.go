@@ -1,0 +1,81 @@
+package sandbox_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/superserve/superserve/runtime/runsc/runsctest"
+	"github.com/superserve/superserve/runtime/sandbox"
+)
+
+// BenchmarkStart compares a whole run of true with runsc run alone: the same gVisor with the same flags over an empty
+// bundle, in no cage. The two alternate, so that a busy machine slows both.
+func BenchmarkStart(b *testing.B) {
+	runsctest.Root(b)
+	bin := runsctest.Binary(b)
+	state := b.TempDir()
+	bare := bareBundle(b)
+	runBare := func(n int) {
+		cmd := exec.Command(bin, "--root="+filepath.Join(bare, "state"), "--network=host", "--ignore-cgroups",
+			"--overlay2=root:dir="+bare, "--gofer-network-namespace=new", "run", "--bundle="+bare, "bare")
+		cmd.Args[0] = "runsc"
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Fatalf("runsc run: %v: %s", err, out)
+		}
+	}
+	runOurs := func(int) {
+		r, err := sandbox.Run(context.Background(), sandbox.Config{Binary: bin, State: state, Command: []string{"/usr/bin/true"}})
+		if err != nil || r.Code != 0 {
+			b.Fatalf("got %+v, %v", r, err)
+		}
+	}
+	var ours, alone float64
+	for n := 0; b.Loop(); n++ {
+		alone += seconds(func() { runBare(n) })
+		ours += seconds(func() { runOurs(n) })
+	}
+	b.ReportMetric(ours/float64(b.N)*1e3, "ms/run")
+	b.ReportMetric(alone/float64(b.N)*1e3, "ms/runsc")
+	b.ReportMetric(ours/alone, "ratio")
+}
+
+// bareBundle is the smallest bundle that runs true: the host's /usr by links, a user namespace, no network of its own.
+func bareBundle(b *testing.B) string {
+	b.Helper()
+	dir, err := os.MkdirTemp("/tmp", "bare")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	os.Chmod(dir, 0o755)
+	root := filepath.Join(dir, "rootfs")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	for _, l := range []string{"bin", "lib", "lib64"} {
+		if err := os.Symlink("usr/"+l, filepath.Join(root, l)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	spec := `{"ociVersion":"1.1.0","process":{"user":{"uid":0,"gid":0},"args":["/usr/bin/true"],"env":["PATH=/usr/bin"],"cwd":"/",
+		"noNewPrivileges":true,"capabilities":{}},"root":{"path":"` + root + `"},
+		"mounts":[{"destination":"/proc","type":"proc","source":"proc"},
+			{"destination":"/usr","type":"bind","source":"/usr","options":["rbind","ro"]}],
+		"linux":{"namespaces":[{"type":"pid"},{"type":"mount"},{"type":"ipc"},{"type":"uts"},{"type":"user"}],
+		"uidMappings":[{"containerID":0,"hostID":1879048192,"size":65536}],
+		"gidMappings":[{"containerID":0,"hostID":1879048192,"size":65536}]}}`
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(spec), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	return dir
+}
+
+func seconds(f func()) float64 {
+	from := time.Now()
+	f()
+	return time.Since(from).Seconds()
+}
