@@ -12,7 +12,6 @@ import (
 
 	"github.com/superserve/superserve/secretd/api"
 	"github.com/superserve/superserve/secretd/audit"
-	"github.com/superserve/superserve/secretd/locked"
 )
 
 // authorize is the one gate between a run and a value: it decides and records, or
@@ -69,12 +68,8 @@ func (d *Daemon) decide(ctx context.Context, g *grant, r api.ResolveRequest) (st
 	if !e.Override && !covers(s.effective(), r) {
 		return e.Name, nil, api.ErrHost
 	}
-	plain, err := d.openValue(s)
-	if err != nil {
-		return e.Name, nil, err
-	}
-	defer locked.Wipe(plain)
-	return e.Name, locked.Copy(plain), nil
+	value, err := d.value(s)
+	return e.Name, value, err
 }
 
 // find compares every placeholder in full, so that the time says nothing.

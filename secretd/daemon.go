@@ -56,6 +56,7 @@ type Daemon struct {
 	mu     sync.Mutex
 	grants map[string]*grant    // by id, whether their channel is open or not
 	used   map[string]time.Time // by key of the secret, not yet stored
+	values map[string]held      // by key of the secret
 }
 
 // Open opens the store under cfg.State, or makes it. It refuses a directory or file
@@ -70,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{build: cfg.Build, log: cfg.Log, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time)}
+	d := &Daemon{build: cfg.Build, log: cfg.Log, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time), values: make(map[string]held)}
 	if d.log == nil {
 		d.log = zap.NewNop()
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"strconv"
@@ -21,78 +20,103 @@ import (
 	"github.com/superserve/superserve/secretd/locked"
 )
 
-// door is one socket: its verbs, and who may use them. net/http reads only the head
-// of each request; the connection is then taken over, because a descriptor has to go
-// with the reply, and because the buffer that held a value has to be wiped.
+// door is one socket: its verbs, and who may use them. It makes one exchange on each
+// connection and reads requests itself with net/http's parser: http.Server would keep
+// the buffer that held a value, cannot send a descriptor with a reply, and leaves
+// goroutines behind (500 ms after a head that was too long).
 type door struct {
 	log    *zap.Logger
 	admits func(caller) bool
-	server *http.Server
-	slots  chan struct{}  // one a connection
-	wait   sync.WaitGroup // for exchanges
+	mux    *http.ServeMux
+	slots  chan struct{} // one a connection
+	ctx    context.Context
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
 }
 
-type connKey struct{}
-
 func newDoor(logger *zap.Logger, routes map[string]route, admits func(caller) bool) *door {
-	s := &door{log: logger, admits: admits, slots: make(chan struct{}, maxConns)}
-	mux := http.NewServeMux()
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &door{log: logger, admits: admits, mux: http.NewServeMux(), slots: make(chan struct{}, maxConns), ctx: ctx, cancel: cancel}
 	for pattern, r := range routes {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) { s.handle(w, req, r) })
-	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
-		s.handle(w, req, route{verb: unknownVerb})
-	})
-	s.server = &http.Server{
-		Handler: mux, MaxHeaderBytes: maxHead,
-		ReadHeaderTimeout: exchangeTimeout, IdleTimeout: exchangeTimeout,
-		ErrorLog: log.New(io.Discard, "", 0), // it would print bytes of the wire
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c)
-		},
+		s.mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
+			c := w.(routed)
+			c.Request, c.to = req, r
+		})
 	}
 	return s
 }
 
+// serve accepts until l is closed. It takes as many connections as there are slots
+// and closes the others at once: a queue would let a few slow ones hold up everybody.
 func (s *door) serve(l net.Listener) error {
-	return s.server.Serve(&limited{Listener: l, slots: s.slots})
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		u, ok := conn.(*net.UnixConn)
+		if !ok {
+			conn.Close()
+			return errors.New("not a unix socket")
+		}
+		select {
+		case s.slots <- struct{}{}:
+			s.wait.Go(func() { s.handle(u) })
+		default:
+			conn.Close()
+		}
+	}
 }
 
-// stop closes what is idle and waits for the exchanges that run.
+// stop ends the exchanges that run and waits for them. serve has returned before.
 func (s *door) stop() {
-	s.server.Close()
+	s.cancel()
 	s.wait.Wait()
 }
 
-// handle takes over the connection and makes one exchange on it.
-func (s *door) handle(w http.ResponseWriter, r *http.Request, to route) {
-	s.wait.Add(1)
-	defer s.wait.Done()
-	conn, ok := r.Context().Value(connKey{}).(*slotConn)
-	if !ok {
-		return
-	}
-	_, rw, err := w.(http.Hijacker).Hijack()
-	if err != nil {
-		return
-	}
-	defer wipeReader(rw.Reader)
+// handle makes one exchange and closes the connection, unless the verb took it over.
+func (s *door) handle(conn *net.UnixConn) {
+	defer func() { <-s.slots }()
+	ended := context.AfterFunc(s.ctx, func() { conn.Close() })
+	defer ended()
 	if err := conn.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil {
 		conn.Close()
 		return
 	}
-	c := &exchange{Request: r, conn: conn.UnixConn}
-	reply, err := s.run(c, rw.Reader, to)
-	if err == nil && c.takeover != nil && hand(c) {
-		conn.free()
+	limit := &io.LimitedReader{R: conn, N: maxHead}
+	in := bufio.NewReaderSize(limit, readBuffer)
+	defer wipeReader(in)
+	c := &exchange{conn: conn, to: route{verb: unknownVerb}}
+	var err error
+	if c.Request, err = http.ReadRequest(in); err != nil {
+		conn.Close()
+		return
+	}
+	s.mux.ServeHTTP(routed{c}, c.Request)
+	limit.N = max(c.ContentLength, 0)
+	reply, err := s.run(c, in)
+	if err == nil && c.takeover != nil && ended() && hand(c) {
 		return
 	}
 	s.answer(c, reply, err)
 	conn.Close()
 }
 
+// routed is what ServeMux needs to route an exchange. The mux's own answers (not
+// found, redirections) go nowhere, and the verb stays unknown.
+type routed struct{ *exchange }
+
+// Header returns fields that nobody reads.
+func (routed) Header() http.Header { return http.Header{} }
+
+// Write takes nothing.
+func (routed) Write(p []byte) (int, error) { return len(p), nil }
+
+// WriteHeader takes nothing.
+func (routed) WriteHeader(int) {}
+
 // run checks who asks and reads the request, then calls the verb.
-func (s *door) run(c *exchange, body io.Reader, to route) (any, error) {
+func (s *door) run(c *exchange, body io.Reader) (any, error) {
 	if v := c.Header.Get(api.VersionHeader); v != strconv.Itoa(api.Version) {
 		return nil, fmt.Errorf("this secretd has protocol %d: %w", api.Version, api.ErrVersion)
 	}
@@ -100,17 +124,17 @@ func (s *door) run(c *exchange, body io.Reader, to route) (any, error) {
 	if c.who, err = peerOf(c.conn); err != nil || !s.admits(c.who) {
 		return nil, fmt.Errorf("secretd answers to root and to the group %s: %w", adminGroup, api.ErrDenied)
 	}
-	if c.ContentLength < 0 || c.ContentLength > to.most || len(c.TransferEncoding) > 0 {
-		return nil, fmt.Errorf("request body: %w: give its length, at most %d bytes", api.ErrInvalid, to.most)
+	if c.ContentLength < 0 || c.ContentLength > c.to.most || len(c.TransferEncoding) > 0 {
+		return nil, fmt.Errorf("request body: %w: give its length, at most %d bytes", api.ErrInvalid, c.to.most)
 	}
 	c.body = make([]byte, c.ContentLength)
 	defer locked.Wipe(c.body)
 	if _, err := io.ReadFull(body, c.body); err != nil {
 		return nil, fmt.Errorf("request body is cut: %w", api.ErrInvalid)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, exchangeTimeout)
 	defer cancel()
-	return to.verb(ctx, c)
+	return c.to.verb(ctx, c)
 }
 
 // hand gives the connection to a verb that takes it over, or reports that it broke.
@@ -190,44 +214,4 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
-}
-
-// limited accepts as many connections as there are slots and closes the others at
-// once: a queue would let a few slow ones hold up everybody.
-type limited struct {
-	net.Listener
-	slots chan struct{}
-}
-
-// Accept returns the next connection that has a slot.
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		u, ok := conn.(*net.UnixConn)
-		if !ok {
-			conn.Close()
-			return nil, errors.New("not a unix socket")
-		}
-		select {
-		case l.slots <- struct{}{}:
-			return &slotConn{UnixConn: u, free: sync.OnceFunc(func() { <-l.slots })}, nil
-		default:
-			conn.Close()
-		}
-	}
-}
-
-// slotConn gives its slot back when it is closed.
-type slotConn struct {
-	*net.UnixConn
-	free func()
-}
-
-// Close closes the connection.
-func (c *slotConn) Close() error {
-	defer c.free()
-	return c.UnixConn.Close()
 }

@@ -65,7 +65,6 @@ func TestGateRefusesWhatItCannotRecord(t *testing.T) {
 	if list, err := d.List(t.Context(), "a"); err != nil || len(list) != 1 || list[0].Version != 1 {
 		t.Errorf("something was carried out: %+v, %v", list, err)
 	}
-	d.audit = nil // closed already
 }
 
 // TestGateRefusesAChangedStore changes what lies in clear in the store, as one who

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -154,8 +155,8 @@ func (d *Daemon) fill(ctx context.Context, g *grant, wanted []api.Wanted, reply 
 // entry makes one entry; the value of an exposed secret goes into the reply.
 func (d *Daemon) entry(s *secret, w api.Wanted, marker string, reply *api.GrantReply) (granted, error) {
 	e := granted{Entry: api.Entry{Name: s.name, Binding: s.effective(), Exposed: w.Expose}, Origin: s.Origin}
-	if w.Binding != nil && w.Binding.Bound() {
-		e.Binding, e.Override = *w.Binding, true
+	if w.Binding != nil {
+		e.Binding, e.Override = override(e.Binding, *w.Binding), true
 	}
 	value, err := d.openValue(s)
 	if err != nil {
@@ -172,6 +173,20 @@ func (d *Daemon) entry(s *secret, w api.Wanted, marker string, reply *api.GrantR
 	}
 	e.Placeholder, err = placeholder.Mint(marker, s.name, value)
 	return e, err
+}
+
+// override puts what superserve.yaml says of a binding over what is known: hosts and
+// uses replace, when they are given.
+func override(known, by api.Binding) api.Binding {
+	if !by.Bound() {
+		by.Hosts = known.Hosts
+	}
+	if len(by.Uses) == 0 && slices.Equal(by.Hosts, known.Hosts) {
+		by.Uses = known.Uses
+	}
+	by.AllowOwn = by.AllowOwn || known.AllowOwn
+	by.Plaintext = by.Plaintext || known.Plaintext && slices.Equal(by.Hosts, known.Hosts)
+	return by
 }
 
 // recordGrant writes what a run gets, and each exposed secret loudly by itself.
@@ -278,11 +293,26 @@ func (d *Daemon) end(g *grant, why string) {
 		d.log.Error("cannot record", zap.Error(err))
 	}
 	d.storeUsed()
+	d.letGo(func(key string) bool {
+		agent, name, _ := splitKey(key)
+		return !d.inUse(agent, name)
+	})
 }
 
-// tell pushes a change to every run that holds the secret. A holder that lets
-// changes pile up loses its channel instead.
+// inUse is called with mu held.
+func (d *Daemon) inUse(agent, name string) bool {
+	for _, g := range d.grants {
+		if g.Agent == agent && g.holds(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// tell pushes a change to every run that holds the secret, and forgets the value of
+// before. A holder that lets changes pile up loses its channel instead.
 func (d *Daemon) tell(agent string, c api.Change) {
+	defer d.letGo(func(key string) bool { return key == secretKey(agent, c.Name) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, g := range d.grants {

@@ -18,6 +18,9 @@ import (
 // adminGroup may use the admin socket beside root, when it exists.
 const adminGroup = "superserve"
 
+// maxPath is the longest path of a unix socket, in bytes (unix(7)).
+const maxPath = 107
+
 // Sockets are the two doors of a daemon: the admin socket, and the one at
 // api.ResumeSocket that only resumes grants.
 type Sockets struct {
@@ -32,6 +35,9 @@ type Sockets struct {
 // must be nobody else's to write. No socket is ever reachable under its name before
 // it has its mode, and no link is followed.
 func Listen(socket string, admin net.Listener) (*Sockets, error) {
+	if n := len(api.ResumeSocket(socket)); n > maxPath {
+		return nil, fmt.Errorf("refuse %q: with what is put beside it, it is %d bytes longer than a socket's path may be", socket, n-maxPath)
+	}
 	s := &Sockets{Admin: admin, group: groupID()}
 	dir := filepath.Dir(socket)
 	if err := makeDir(dir, 0o750, s.group); err != nil {
@@ -146,8 +152,8 @@ func bind(path string, mode os.FileMode, group int) (net.Listener, error) {
 	return l, nil
 }
 
-// listenAt binds "s" in dir through a descriptor of it: the name of a socket is at
-// most 107 bytes, that of a directory 4095.
+// listenAt binds "s" in dir through a descriptor of it, so that the longer temporary
+// name does not count against maxPath.
 func listenAt(dir string) (net.Listener, error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

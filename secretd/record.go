@@ -7,10 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/locked"
 	"github.com/superserve/superserve/secretd/preset"
 	"github.com/superserve/superserve/secretd/seal"
 	"github.com/superserve/superserve/secretd/store"
@@ -43,7 +46,8 @@ type secret struct {
 	Sealed  []byte `json:"sealed"`
 
 	agent, name string
-	revision    uint64 // of the record; 0 when there is none yet
+	revision    uint64   // of the record; 0 when there is none yet
+	sum         [32]byte // SHA-256 of the record as it lay in the store
 }
 
 func (d *Daemon) place(s *secret) (seal.Place, error) {
@@ -74,7 +78,7 @@ func (d *Daemon) load(ctx context.Context, agent, name string) (*secret, error) 
 
 func parseSecret(r store.Record) (*secret, error) {
 	agent, name, ok := splitKey(r.Key)
-	s := &secret{agent: agent, name: name, revision: r.Revision}
+	s := &secret{agent: agent, name: name, revision: r.Revision, sum: sha256.Sum256(r.Value)}
 	if err := json.Unmarshal(r.Value, s); err != nil || !ok {
 		return nil, fmt.Errorf("record %q is damaged", r.Key)
 	}
@@ -109,6 +113,48 @@ func (d *Daemon) openValue(s *secret) ([]byte, error) {
 		return nil, fmt.Errorf("open secret %q of agent %q: %w", s.name, s.agent, err)
 	}
 	return value, nil
+}
+
+// held is the value of a secret that live grants use: one copy for all of them.
+type held struct {
+	sum   [32]byte
+	value []byte // locked.Copy
+}
+
+// value decrypts a secret for the live grants. The same record gives the same buffer,
+// so that uses leave no copies behind; a record that changed in any way is decrypted
+// anew, which its place in the store has to allow. The buffer is the daemon's.
+func (d *Daemon) value(s *secret) ([]byte, error) {
+	key := secretKey(s.agent, s.name)
+	d.mu.Lock()
+	h, ok := d.values[key]
+	d.mu.Unlock()
+	if ok && h.sum == s.sum {
+		return h.value, nil
+	}
+	plain, err := d.openValue(s)
+	if err != nil {
+		return nil, err
+	}
+	defer locked.Wipe(plain)
+	h = held{sum: s.sum, value: locked.Copy(plain)}
+	d.mu.Lock()
+	d.values[key] = h
+	d.mu.Unlock()
+	return h.value, nil
+}
+
+// letGo forgets the values of secrets that changed or that no grant uses any more,
+// and has the collector wipe them now: on an idle daemon it comes every two minutes.
+func (d *Daemon) letGo(unused func(key string) bool) {
+	d.mu.Lock()
+	before := len(d.values)
+	maps.DeleteFunc(d.values, func(key string, _ held) bool { return unused(key) })
+	gone := before - len(d.values)
+	d.mu.Unlock()
+	if gone > 0 {
+		runtime.GC()
+	}
 }
 
 // seal encrypts value into s, after its other fields were set, and returns the

@@ -391,6 +391,12 @@ func TestBindings(t *testing.T) {
 	query.Use = api.Use{Kind: api.UseQuery, Arg: "key"}
 	o.refuses(t, query, api.ErrHost)
 
+	place := api.Binding{Uses: bindingOf(t, "", "header:x-other").Uses, AllowOwn: true}
+	p := grant(t, d, api.Wanted{Name: "MY_KEY", Binding: &place})
+	if b := p.Entries()[0].Binding; !b.AllowOwn || b.Hosts[0].String() != "*.y.com" || b.Uses[0].String() != "header:x-other" {
+		t.Errorf("an override of the place alone: %+v", b)
+	}
+
 	for name, err := range map[string]error{
 		"no host":      d.Client.Bind(t.Context(), "my-agent", "MY_KEY", api.Binding{}),
 		"public":       d.Client.Bind(t.Context(), "my-agent", "MY_KEY", bindingOf(t, "*.co.uk", "")),

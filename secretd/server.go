@@ -21,6 +21,7 @@ import (
 // Limits of the sockets. Sizes are in bytes.
 const (
 	maxHead    = 8 << 10
+	readBuffer = 4 << 10
 	maxBody    = 1 << 20
 	maxSetBody = 24 << 20 // MaxSecrets values in base64
 	maxConns   = 128
@@ -44,9 +45,9 @@ func (d *Daemon) Serve(ctx context.Context, s *Sockets) error {
 		err = fmt.Errorf("serve: %w", err)
 	}
 	closed := s.Close()
+	wait.Wait()
 	admin.stop()
 	resume.stop()
-	wait.Wait()
 	return errors.Join(err, closed)
 }
 
@@ -56,6 +57,7 @@ type verb func(ctx context.Context, c *exchange) (any, error)
 // exchange is one request that was read whole.
 type exchange struct {
 	*http.Request
+	to   route
 	who  caller
 	body []byte // wiped after the verb
 	conn *net.UnixConn

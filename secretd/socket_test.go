@@ -81,6 +81,12 @@ func TestListenRefuses(t *testing.T) {
 			}
 		})
 	}
+	t.Run("it refuses a path that is too long", func(t *testing.T) {
+		_, err := secretd.Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 100), "s.sock"), nil)
+		if err == nil || !strings.Contains(err.Error(), "longer than a socket's path") {
+			t.Fatalf("got %v", err)
+		}
+	})
 	t.Run("it replaces a stale socket", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "run")
 		path := filepath.Join(dir, "s.sock")

@@ -58,6 +58,8 @@ type Log struct {
 	key   []byte
 	wait  sync.WaitGroup
 	ended chan struct{}
+	once  sync.Once
+	err   error // of Close
 
 	mu    sync.Mutex
 	file  *os.File
@@ -166,13 +168,17 @@ func (l *Log) syncer() {
 	}
 }
 
-// Close brings everything to the disk and closes the file.
+// Close brings everything to the disk and closes the file. A second Close does
+// nothing; a Record after it is an error.
 func (l *Log) Close() error {
-	close(l.ended)
-	l.wait.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return errors.Join(l.file.Sync(), l.file.Close())
+	l.once.Do(func() {
+		close(l.ended)
+		l.wait.Wait()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.err = errors.Join(l.file.Sync(), l.file.Close())
+	})
+	return l.err
 }
 
 // ErrChanged means that a log was tampered with or damaged.

@@ -4,6 +4,7 @@
 package preset
 
 import (
+	"bytes"
 	"cmp"
 	"net/url"
 	"slices"
@@ -96,7 +97,7 @@ func must[T any](v T, err error) T {
 // https the secret is a part of the path, as in webhooks. The slices are the
 // caller's.
 func ForValue(value []byte) (api.Binding, bool) {
-	u, err := url.Parse(string(value))
+	u, err := url.Parse(bare(value))
 	if err != nil || u.Host == "" {
 		return api.Binding{}, false
 	}
@@ -113,6 +114,26 @@ func ForValue(value []byte) (api.Binding, bool) {
 		return api.Binding{}, false
 	}
 	return api.Binding{Hosts: []api.Pattern{pattern}, Uses: []api.Use{{Kind: use}}, Plaintext: u.Scheme == "http"}, true
+}
+
+// bare returns scheme and host of a URL, so that no string is made of what may be
+// secret in it; "" when value is no URL.
+func bare(value []byte) string {
+	scheme, rest, ok := bytes.Cut(value, []byte("://"))
+	if !ok {
+		return ""
+	}
+	if end := bytes.IndexAny(rest, "/?#"); end >= 0 {
+		rest = rest[:end]
+	}
+	if at := bytes.LastIndexByte(rest, '@'); at >= 0 {
+		rest = rest[at+1:]
+	}
+	const most = 300 // a scheme, a host and a port
+	if len(scheme)+len(rest) > most {
+		return ""
+	}
+	return string(scheme) + "://" + string(rest)
 }
 
 // scheme returns the use and the default port of a URL scheme.
