@@ -236,7 +236,8 @@ type origin struct {
 
 // newPackets asks for IP_PKTINFO where the socket is bound to all addresses:
 // otherwise the kernel answers from an address of its own choice, and a stub
-// resolver drops the reply.
+// resolver drops the reply. A socket is of one family: the replies of a dual-stack
+// one to IPv4 have no address to leave from in IPv6's control message.
 func newPackets(pc net.PacketConn) (*packets, error) {
 	p := &packets{plain: pc}
 	udp, ok := pc.LocalAddr().(*net.UDPAddr)
