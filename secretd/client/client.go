@@ -43,6 +43,9 @@ func New(socket string) *Client {
 	return &Client{socket: socket, resume: api.ResumeSocket(socket)}
 }
 
+// Socket returns the path that the client was made for, or "" from ResumeAt.
+func (c *Client) Socket() string { return c.socket }
+
 // OpenResume opens the directory of the socket that resumes grants, for a process
 // that may not reach it by path: the descriptor is all that it needs, beside the
 // token. The caller closes the file.
