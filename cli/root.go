@@ -114,6 +114,7 @@ func (sh *shell) commands() []*cobra.Command {
 		sh.logsCommand(),
 		sh.stopCommand(),
 		sh.agentsCommand(),
+		sh.doctorCommand(),
 		sh.versionCommand(),
 		newProxyCommand(),
 	}

