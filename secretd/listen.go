@@ -113,6 +113,8 @@ func makeDir(dir string, mode os.FileMode, group int) error {
 		return fmt.Errorf("refuse %q: it belongs to uid %d, not to %d", dir, st.Uid, os.Geteuid())
 	case st.Mode&0o022 != 0:
 		return fmt.Errorf("refuse %q: its mode %04o lets others write in it", dir, st.Mode&0o7777)
+	case os.FileMode(st.Mode&0o7777) == mode:
+		return own(dir, group) // as we would have made it: the command line may have come first
 	}
 	return nil
 }

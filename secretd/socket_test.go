@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -105,6 +107,42 @@ func TestListenRefuses(t *testing.T) {
 		}
 		s.Close()
 	})
+}
+
+// TestGroupOfTheSocket needs the group superserve, as an installed host has it.
+func TestGroupOfTheSocket(t *testing.T) {
+	g, err := user.LookupGroup("superserve")
+	if err != nil || os.Geteuid() != 0 {
+		// Without the group there is nothing to own: the sockets stay root's alone.
+		d := secretdtest.Start(t)
+		if st := stat(t, d.Socket); int(st.Gid) != os.Getegid() {
+			t.Errorf("the socket's group is %d; want %d", st.Gid, os.Getegid())
+		}
+		return
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.Mkdir(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	s, err := secretd.Listen(filepath.Join(dir, "s.sock"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, path := range []string{dir, filepath.Join(dir, "s.sock")} {
+		if st := stat(t, path); strconv.Itoa(int(st.Gid)) != g.Gid || st.Uid != 0 {
+			t.Errorf("%s belongs to %d:%d; want 0:%s", path, st.Uid, st.Gid, g.Gid)
+		}
+	}
+}
+
+func stat(t *testing.T, path string) *syscall.Stat_t {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Sys().(*syscall.Stat_t)
 }
 
 // TestOthersAreRefused speaks as another user: at first the socket's mode stops it,
