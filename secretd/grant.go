@@ -365,7 +365,12 @@ func (d *Daemon) expire() {
 	case <-d.ctx.Done():
 		return
 	case <-timer.C:
+		d.endIdle()
 	}
+}
+
+// endIdle ends the grants that have no channel.
+func (d *Daemon) endIdle() {
 	d.mu.Lock()
 	var late []*grant
 	for _, g := range d.grants {

@@ -21,7 +21,7 @@ const (
 	// secretd restarts in well under a second.
 	redialWait = time.Second
 	// redialFirst and redialMost bound the pause between two attempts to reopen.
-	redialFirst, redialMost = 20 * time.Millisecond, 2 * time.Second
+	redialFirst, redialMost = 20 * time.Millisecond, 500 * time.Millisecond
 )
 
 // Options are the choices of the proxy's end. The zero value leases for 60 s,
