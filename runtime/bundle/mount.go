@@ -70,7 +70,7 @@ func (b *Bundle) openTrees() (*trees, error) {
 // (before Linux 5.12; overlayfs, NFS and others at any version) a tree that is only read is shown as it is; one that
 // is to be written cannot be, and is refused.
 func (b *Bundle) openOwned(path string, write bool) (tree, error) {
-	t, err := openTree(path)
+	t, err := openTree(path, write)
 	if err != nil {
 		return tree{}, err
 	}
@@ -94,19 +94,29 @@ func (b *Bundle) openOwned(path string, write bool) (tree, error) {
 	return tree{}, err
 }
 
-// openTree copies the mounts at path and below, detached from any namespace.
-func openTree(path string) (tree, error) {
+// openTree copies the mounts at path and below, detached from any namespace. Unless it is to be written, the copy is
+// read-only from the start: what builds the root must not reach the host through it either.
+func openTree(path string, write bool) (tree, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
 		return tree{}, fmt.Errorf("open tree: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), path)
 	st, err := f.Stat()
+	if err == nil && !write {
+		err = setTree(f, readOnly())
+	}
 	if err != nil {
 		f.Close()
-		return tree{}, err
+		return tree{}, fmt.Errorf("open tree: %w", err)
 	}
 	return tree{f, st.IsDir()}, nil
+}
+
+// readOnly also takes away devices and set-uid files, and in a way that the sandbox's own user namespace cannot give back
+// (mount_namespaces(7), locked flags).
+func readOnly() *unix.MountAttr {
+	return &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 }
 
 // mapTree id-maps a detached tree (mount_setattr(2), Linux 5.12).
@@ -132,9 +142,9 @@ func (t tree) attach(path string) error {
 	return nil
 }
 
-// bind shows the host's file or directory src at dst.
+// bind shows the host's file or directory src at dst, read-only.
 func bind(src, dst string) error {
-	t, err := openTree(src)
+	t, err := openTree(src, false)
 	if err != nil {
 		return err
 	}
@@ -142,18 +152,13 @@ func bind(src, dst string) error {
 	return t.attach(dst)
 }
 
-// seal makes everything mounted at and below dir read-only and free of devices and set-uid files, in a way that the
-// sandbox's own user namespace cannot take back (mount_namespaces(7), locked flags).
+// seal makes everything mounted at and below dir read-only.
 func seal(dir string) error {
-	t, err := openTree(dir)
+	t, err := openTree(dir, false)
 	if err != nil {
 		return err
 	}
 	defer t.f.Close()
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if err := setTree(t.f, attr); err != nil {
-		return fmt.Errorf("make %q read-only: %w", dir, err)
-	}
 	return t.attach(dir)
 }
 

@@ -45,7 +45,7 @@ func (b *Bundle) openTools(t *trees) error {
 // openTool copies one directory of tools. The host's keep their owners, who are nobody in the sandbox: what only root
 // may read stays unread. A Rootfs is the agent's own world, so its root is the sandbox's.
 func (b *Bundle) openTool(src string) (tree, error) {
-	t, err := openTree(src)
+	t, err := openTree(src, false)
 	if err != nil || b.cfg.Rootfs == "" {
 		return t, err
 	}

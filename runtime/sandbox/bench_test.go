@@ -53,8 +53,13 @@ func bareBundle(b *testing.B) string {
 	b.Cleanup(func() { os.RemoveAll(dir) })
 	os.Chmod(dir, 0o755)
 	root := filepath.Join(dir, "rootfs")
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(root, "usr"), 0o755); err != nil {
 		b.Fatal(err)
+	}
+	for _, d := range []string{"proc", "dev", "sys", "tmp"} {
+		if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
+			b.Fatal(err)
+		}
 	}
 	for _, l := range []string{"bin", "lib", "lib64"} {
 		if err := os.Symlink("usr/"+l, filepath.Join(root, l)); err != nil {

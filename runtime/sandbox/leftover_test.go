@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -34,6 +35,10 @@ func TestMain(m *testing.M) {
 		})
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
+		flag.Parse()
+		flag.Set("test.skip", "^Example") // needs root, and an example cannot say so
 	}
 	runsctest.Main(m)
 }
@@ -196,4 +201,13 @@ func TestSweep(t *testing.T) {
 	if diff := cmp.Diff(before, inventory(t)); diff != "" {
 		t.Errorf("left behind (-before +after):\n%s", diff)
 	}
+}
+
+// exampleBinary is the binary for the example, which has no testing.TB.
+func exampleBinary() string {
+	path, err := runsctest.Build()
+	if err != nil {
+		panic(err)
+	}
+	return path
 }

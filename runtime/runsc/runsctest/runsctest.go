@@ -39,6 +39,9 @@ var build = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// Build returns the path of the binary, for examples; tests use Binary.
+func Build() (string, error) { return build() }
+
 // Binary returns the path of the binary. The first call builds it.
 func Binary(t testing.TB) string {
 	t.Helper()
