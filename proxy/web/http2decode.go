@@ -20,6 +20,7 @@ type h2decoder struct {
 	relay    *h2relay
 	st       *h2stream
 	coded    []byte // DATA that came and was not decoded yet
+	out      []byte // what the redactor gave out; the decoder's goroutine's own
 	trailers []hpack.HeaderField
 	done     bool // the answer has ended, or the stream is gone
 }
@@ -93,71 +94,70 @@ func (d *h2decoder) run(coding string) {
 	for err == nil {
 		var n int
 		n, err = body.Read(buf)
-		if n > 0 && !d.send(buf[:n]) {
+		if n > 0 && !d.send(buf[:n], false) {
 			return
 		}
-		if n > 0 {
-			d.relay.flush(d.relay.client)
-		}
+		d.relay.flush(d.relay.upstream)
 	}
 	d.end(err)
 }
 
-// send relays decoded bytes as the client's windows allow, and reports whether
-// the stream is still there.
-func (d *h2decoder) send(p []byte) bool {
+// send relays decoded bytes, redacted, as the client's windows allow, and reports
+// whether the stream is still there. last lets go of what the redactor holds.
+func (d *h2decoder) send(p []byte, last bool) bool {
 	r := d.relay
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for len(p) > 0 {
-		for d.room() <= 0 && !d.done && !r.over {
-			r.starved++
-			r.mu.Unlock()
-			r.flush(r.client)
-			r.mu.Lock()
-			if d.room() <= 0 && !d.done && !r.over {
-				r.changed.Wait()
-			}
-			r.starved--
-		}
-		if d.done || r.over {
+	defer r.regrant() // which waited while this stream starved
+	for out := d.hide(p, last); len(out) > 0; {
+		if !d.await() {
 			return false
 		}
-		n := min(int64(len(p)), d.room())
-		d.append(p[:n])
-		p = p[n:]
+		n := min(int64(len(out)), d.room())
+		r.client.out.data(d.st.id, out[:n], false)
+		r.client.window -= n
+		r.client.control.earn(2)
+		d.st.window -= n
+		out = out[n:]
+		r.mu.Unlock()
+		r.flush(r.client)
+		r.mu.Lock()
 	}
-	return true
+	return !d.done && !r.over
 }
 
-// room is how much more may be taken in: as much as the client's windows would let
-// out together with what the redactor holds.
-func (d *h2decoder) room() int64 {
-	room := min(d.relay.client.window, d.st.window)
-	if d.st.redact != nil {
-		room -= int64(d.st.redact.Held())
+// hide returns what the redactor gives out for p. It may be more than the
+// windows let out at once, so it is not counted as held.
+func (d *h2decoder) hide(p []byte, last bool) []byte {
+	d.relay.arm(d.st)
+	if d.st.redact == nil {
+		return p
 	}
-	return room
+	d.out = d.st.redact.Append(d.out[:0], p)
+	if last {
+		d.out = d.st.redact.Flush(d.out)
+	}
+	return d.out
 }
 
-func (d *h2decoder) append(p []byte) {
+func (d *h2decoder) room() int64 { return min(d.relay.client.window, d.st.window) }
+
+// await waits for room. The mutex is held and released meanwhile.
+func (d *h2decoder) await() bool {
 	r := d.relay
-	r.arm(d.st)
-	q := r.client.out
-	before := d.st.redact.Held()
-	q.reserve(frameHeaderBytes + before + len(p))
-	at := q.begin(http2.FrameData, 0, d.st.id)
-	q.buf = d.st.redact.Append(q.buf, p)
-	n := int64(q.endPayload(at))
-	q.endData(at, false)
-	r.held += int64(d.st.redact.Held() - before)
-	r.client.window -= n
-	d.st.window -= n
-	r.client.control.earn(2)
+	for d.room() <= 0 && !d.done && !r.over {
+		r.starved++
+		r.changed.Wait()
+		r.starved--
+	}
+	return !d.done && !r.over
 }
 
 // end ends the answer: with its trailers, or a reset when it does not decode.
 func (d *h2decoder) end(err error) {
+	if err == io.EOF && !d.send(nil, true) {
+		return
+	}
 	r := d.relay
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -171,6 +171,5 @@ func (d *h2decoder) end(err error) {
 	}
 	r.regrant()
 	d.done = true
-	r.relayHeld(d.st)
 	r.endWithTrailers(d.st, d.trailers)
 }

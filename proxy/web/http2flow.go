@@ -16,6 +16,11 @@ import (
 // room for. What is dropped narrows only the left side, so that regrant returns
 // it. Answers of our own and decoded bodies narrow client.window by more than the
 // upstream sent; awaitWindow covers that.
+//
+// What a redactor holds back is at most the longest form of a key and comes out
+// with the next bytes, for which the upstream must have a window. A client that
+// gives no more window before it has the last byte of the one it gave would wait
+// for ever; all known ones give more at half of it.
 
 // regrant lets each side send what the other has room for. The mutex is held.
 func (r *h2relay) regrant() {

@@ -55,7 +55,7 @@ func (r *h2relay) close(st *h2stream) {
 	}
 	st.closed = true
 	delete(r.streams, st.id)
-	if st.redact != nil && st.redact.Held() > 0 {
+	if st.decode == nil && st.redact != nil && st.redact.Held() > 0 {
 		r.held -= int64(st.redact.Held())
 		st.redact = nil
 	}
