@@ -139,10 +139,16 @@ func (p *proxyRun) wire() error {
 // serve confines the process, says that it listens, and serves until the supervisor closes Ready. The agent is
 // started after that line, so no byte of it meets a process that is not confined.
 func (p *proxyRun) serve(ctx context.Context) error {
+	pages, err := constants()
+	if err != nil {
+		return err
+	}
 	if err := confine(p.warn); err != nil {
 		return err
 	}
-	debug.FreeOSMemory() // wiring has parsed the host's certificates
+	if err := trim(pages); err != nil {
+		return err
+	}
 	if err := sandbox.WriteReady(p.ready, p.ca.DER()); err != nil {
 		return err
 	}

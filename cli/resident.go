@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// region is a part of this process's address space.
+type region struct{ from, to uintptr }
+
+// constants lists the regions that hold the binary's code and constants: mapped from a file and never writable,
+// so that their pages can be dropped and come back from the page cache.
+func constants() ([]region, error) {
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return nil, fmt.Errorf("find the binary's pages: %w", err)
+	}
+	defer f.Close()
+	var out []region
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		// address perms offset dev inode path, see proc(5)
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 6 || fields[4] == "0" || strings.Contains(fields[1], "w") {
+			continue
+		}
+		var r region
+		if _, err := fmt.Sscanf(fields[0], "%x-%x", &r.from, &r.to); err != nil {
+			return nil, fmt.Errorf("find the binary's pages: %w", err)
+		}
+		out = append(out, r)
+	}
+	return out, lines.Err()
+}
+
+// trim gives back memory that only the start has used: free pages of the heap, and the pages of constants that
+// initialisation has touched, gVisor's among them.
+func trim(constants []region) error {
+	debug.FreeOSMemory()
+	for _, r := range constants {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, r.from, r.to-r.from, unix.MADV_DONTNEED); errno != 0 {
+			return fmt.Errorf("trim the process: %w", errno)
+		}
+	}
+	return nil
+}
