@@ -93,7 +93,28 @@ func (d Decision) Explain() string {
 	case ReasonServer:
 		return "the TLS server name is refused: " + d.Rule
 	}
+	if text := elsewhere[d.Reason]; text != "" {
+		return text
+	}
 	return d.Reason
+}
+
+// elsewhere has the sentences for the reasons that packages proxy and dial put
+// into a Decision when an allowed connection is refused after all.
+var elsewhere = map[string]string{
+	"bad_tls_hello":          "the TLS hello is malformed or too long",
+	"no_tls_hello":           "no TLS hello came on a port of TLS",
+	"plaintext":              "a secret is bound to this host, so it is spoken to over TLS only",
+	"encrypted_client_hello": "the TLS hello hides its server name, and a secret is bound to this host",
+	"upstream_dns":           "the name does not exist or cannot be resolved",
+	"upstream_refused":       "the upstream refuses the connection",
+	"upstream_unreachable":   "the upstream cannot be reached",
+	"upstream_timeout":       "the upstream did not answer in time",
+	"upstream_tls":           "the TLS handshake with the upstream failed",
+	"upstream_tls_untrusted": "the upstream's certificate is not trusted",
+	"upstream_tls_name":      "the upstream's certificate is for another name",
+	"upstream_tls_expired":   "the upstream's certificate has expired or is not valid yet",
+	"cancelled":              "the connection was given up",
 }
 
 // Parse builds a Policy. The error names the entry that is wrong.
