@@ -89,10 +89,11 @@ func (n *notices) run(ctx context.Context, ready net.Conn) error {
 		case <-ctx.Done():
 			return nil
 		case notice := <-n.queue:
-			if err := ready.SetWriteDeadline(time.Now().Add(noticeTimeout)); err != nil {
-				return err
+			err := ready.SetWriteDeadline(time.Now().Add(noticeTimeout))
+			if err == nil {
+				err = sandbox.WriteNotice(ready, notice)
 			}
-			if err := sandbox.WriteNotice(ready, notice); err != nil {
+			if err != nil {
 				return fmt.Errorf("%w: %w", errSupervisorGone, err)
 			}
 		}
