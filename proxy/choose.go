@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -61,17 +62,20 @@ var errQuiet = errors.New("the client said nothing")
 func (s *Server) choose(c *Conn) Protocol {
 	intercepted := c.Verdict.Allow && s.intercepts(c)
 	err := s.peek(c, intercepted)
+	quiet := errors.Is(err, errQuiet)
 	switch {
 	case !c.Verdict.Allow:
 		return s.refuse(c, c.Verdict)
 	case errors.Is(err, errHello), errors.Is(err, errHelloSize):
 		return s.refuse(c, egress.Decision{Rule: "hello", Reason: ReasonHello})
+	case errors.Is(err, io.EOF) && !intercepted && !tlsPorts[c.Port]:
+		return s.cfg.Passthrough // a client that only listens
+	case err != nil && !errors.Is(err, errNotTLS) && !quiet:
+		return nil // the client is gone
 	case intercepted:
 		return s.intercept(c)
-	case errors.Is(err, errQuiet) && tlsPorts[c.Port]:
+	case quiet && tlsPorts[c.Port]:
 		return s.refuse(c, egress.Decision{Rule: "hello", Reason: ReasonQuiet})
-	case err != nil && !errors.Is(err, errNotTLS) && !errors.Is(err, errQuiet):
-		return nil // the client is gone
 	}
 	if d := s.serverName(c); !d.Allow {
 		return s.refuse(c, d)

@@ -80,6 +80,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	defer s.wg.Done()
 	defer s.untrack(ln)
+	defer ln.Close()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	var delay time.Duration
@@ -173,7 +174,7 @@ func (s *Server) Close() {
 
 // serve is one connection from its destination to its protocol.
 func (s *Server) serve(conn net.Conn) {
-	s.accepted.Add(1)
+	id := s.accepted.Add(1)
 	dest, err := s.destination(conn)
 	if err != nil {
 		s.unknown.Add(1)
@@ -181,7 +182,7 @@ func (s *Server) serve(conn net.Conn) {
 		_ = reset(conn)
 		return
 	}
-	c := &Conn{Conn: conn, Dest: dest, Port: dest.Port(), ID: s.accepted.Load()}
+	c := &Conn{Conn: conn, Dest: dest, Port: dest.Port(), ID: id}
 	c.Host, c.Verdict = s.judge(dest)
 	proto := s.choose(c)
 	if proto == nil {

@@ -273,6 +273,28 @@ func TestServerWaitsForNobody(t *testing.T) {
 	})
 }
 
+func TestServerRelaysAClientThatOnlyListens(t *testing.T) {
+	r := newRig(t, freeAddr+":79", patient)
+	conn := r.client(t, nil)
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got := served(t, conn); got != "passthrough" {
+		t.Errorf("served by %s", got)
+	}
+}
+
+func TestServerRecordsNothingOfAClientThatLeaves(t *testing.T) {
+	r := newRig(t, boundAddr+":443", patient)
+	conn := r.client(t, nil)
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got := served(t, conn); got != "reset" || len(r.events) != 0 {
+		t.Errorf("served by %s, %d events", got, len(r.events))
+	}
+}
+
 func TestServerReadsAHelloInPieces(t *testing.T) {
 	r := newRig(t, boundAddr+":443", patient)
 	hello := helloFor(t, "api.x.com")
