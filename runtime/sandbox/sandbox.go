@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 
+	"go.uber.org/zap"
+
 	"github.com/superserve/superserve/runtime/bundle"
 	"github.com/superserve/superserve/runtime/runsc"
 )
@@ -147,6 +149,7 @@ func (s *Sandbox) supervise(stop func()) {
 		s.kill(Result{codeFailed, ReasonProxy, "the proxy ended under the agent"})
 	})
 	exit, err := s.ctr.Wait()
+	s.cfg.Log.Debug("agent ended", zap.Int("code", exit.Code))
 	stop()
 	s.mu.Lock()
 	cause := s.cause
@@ -158,6 +161,7 @@ func (s *Sandbox) supervise(stop func()) {
 	s.result, s.err = judge(exit, err, cause, oom)
 	s.err = errors.Join(s.err, s.release())
 	followers.Wait()
+	s.cfg.Log.Debug("run ended", zap.Int("code", s.result.Code), zap.String("reason", string(s.result.Reason)), zap.Error(s.err))
 	close(s.done)
 }
 
