@@ -128,7 +128,7 @@ func (a *Authority) PEM() []byte {
 }
 
 // Leaf returns a certificate for name, a host name or an IP literal, from the
-// cache or freshly signed (about 60 µs). The caller must not change it.
+// cache or freshly signed (0.14 ms, 2026-11-23). The caller must not change it.
 func (a *Authority) Leaf(name string) (*tls.Certificate, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
