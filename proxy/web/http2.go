@@ -173,6 +173,7 @@ func (r *h2relay) endClient(err error) error {
 	case f != nil:
 		_ = r.client.conn.SetWriteDeadline(time.Now().Add(lingerTime))
 		r.flush(r.client)
+		r.silence(r.client)
 		r.client.linger()
 	case ended:
 		return nil // the upstream's reader knows why
@@ -226,6 +227,7 @@ func (r *h2relay) endUpstream(err error) error {
 		r.flush(r.upstream)
 	}
 	r.flush(r.client)
+	r.silence(r.client)
 	// The client's reader wakes up with the client's own end or this deadline.
 	if half, ok := r.client.conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		_ = r.client.conn.SetReadDeadline(time.Now().Add(lingerTime))

@@ -130,3 +130,28 @@ func TestHTTP2WipesKeys(t *testing.T) {
 		t.Errorf("%d keys were written, want 20", n)
 	}
 }
+
+// An upstream may answer, say that it wants no more, and close.
+func TestHTTP2UpstreamAnswersAndCloses(t *testing.T) {
+	rig := newH2Rig(t)
+	rig.rawUpstream(func(p *rawPeer) {
+		id := p.next()
+		p.headers(id, false, ":status", "413", "content-type", "text/plain")
+		p.fr.WriteData(id, true, []byte("too much"))
+		p.fr.WriteRSTStream(id, http2.ErrCodeNo)
+		p.fr.WriteGoAway(id, http2.ErrCodeNo, nil)
+		p.conn.(interface{ CloseWrite() error }).CloseWrite()
+		io.Copy(io.Discard, p.conn)
+	})
+	body, feed := io.Pipe()
+	go io.Copy(feed, new(pattern))
+	defer body.Close()
+	res, err := rig.client().Do(newRequest(t, "POST", "/", body))
+	if err != nil {
+		t.Fatalf("%v; the relay ended with %v", err, <-rig.events)
+	}
+	defer res.Body.Close()
+	if got, err := io.ReadAll(res.Body); res.StatusCode != 413 || string(got) != "too much" || err != nil {
+		t.Errorf("got %d %q, %v", res.StatusCode, got, err)
+	}
+}

@@ -11,8 +11,15 @@ import (
 )
 
 var (
-	refuseCrowd    = swap.Refusal{Status: 503, Reason: "too_many_streams", Detail: "more than 256 requests are open on this connection"}
-	refuseTrailers = swap.Refusal{Status: 403, Reason: swap.ReasonPlace, Detail: "a credential stands in the request's trailers", Advice: "send it in the request's head"}
+	refuseCrowd = swap.Refusal{
+		Status: 503, Reason: "too_many_streams",
+		Detail: "more than 256 requests are open on this connection",
+	}
+	refuseTrailers = swap.Refusal{
+		Status: 403, Reason: swap.ReasonPlace,
+		Detail: "a credential stands in the request's trailers",
+		Advice: "send it in the request's head",
+	}
 )
 
 // clientFrame relays one frame of the client. It is called from its reader.
@@ -109,7 +116,9 @@ func (r *h2relay) request(ctx context.Context, b *headerBlock) error {
 
 // decide applies the rules in the order in which they are cheap, and records the
 // use of keys: when it returns without a refusal the keys may be sent.
-func (r *h2relay) decide(ctx context.Context, b *headerBlock, st *h2stream, req *h2request, malformed error) (*swap.Plan, *swap.Refusal) {
+func (r *h2relay) decide(
+	ctx context.Context, b *headerBlock, st *h2stream, req *h2request, malformed error,
+) (*swap.Plan, *swap.Refusal) {
 	switch {
 	case b.large:
 		return nil, refuseHeadSize

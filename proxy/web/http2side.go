@@ -17,7 +17,7 @@ const (
 	// waits too. It also ends a batch.
 	maxQueuedBytes = 64 << 10
 	// maxKeptBytes bounds the two buffers that a side keeps between bursts.
-	maxKeptBytes = 128 << 10
+	maxKeptBytes = 64 << 10
 
 	initialWindow = 65535 // RFC 9113 §6.9.2
 	maxWindow     = 1<<31 - 1
@@ -126,8 +126,7 @@ func (s *h2side) limitBlock() {
 
 // flush writes what waits for s. When another goroutine is writing it leaves
 // the work to that one, unless so much waits that who adds must wait: this is
-// the relay's back-pressure. A failed write closes the connection, which ends
-// its reader.
+// the relay's back-pressure. A failed write ends the relay.
 func (r *h2relay) flush(s *h2side) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -162,9 +161,33 @@ func (r *h2relay) write(s *h2side) {
 	if err != nil {
 		s.gone = true
 		s.drop()
-		_ = s.conn.Close()
+		r.lost(s)
 	}
 	r.changed.Broadcast()
+}
+
+// silence lets nothing more be written to s, whose writing half is about to be
+// closed: a write after that would count as a lost connection.
+func (r *h2relay) silence(s *h2side) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.gone = true
+	s.drop()
+}
+
+// lost ends what hangs on a connection that cannot be written. An upstream's last
+// words may still be under way: it may have answered and closed before a request's
+// end. Without the client nothing else is of use, and its reader may be waiting
+// for the upstream.
+func (r *h2relay) lost(s *h2side) {
+	if s == r.upstream {
+		_ = s.conn.SetReadDeadline(time.Now().Add(lingerTime))
+		return
+	}
+	_ = s.conn.Close()
+	if r.upstream != nil {
+		_ = rawConn(r.upstream.conn).Close()
+	}
 }
 
 // drop forgets what waits, which may hold a real key.
