@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -480,10 +481,9 @@ func TestParks(t *testing.T) {
 // request nothing.
 func TestParkedDies(t *testing.T) {
 	rig := newH1Rig(t)
-	conns := 0
+	var conns atomic.Int32
 	rig.script(func(c net.Conn, r *bufio.Reader) {
-		conns++
-		first := conns == 1
+		first := conns.Add(1) == 1
 		for range 2 {
 			if _, err := readHead(r); err != nil {
 				return
@@ -518,7 +518,7 @@ func TestDialFailures(t *testing.T) {
 		{&dial.Error{Op: dial.OpRefuse, Err: &dial.Refused{Decision: egress.Decision{Reason: "private"}}}, 403},
 	} {
 		rig := newH1Rig(t)
-		rig.dialer.err = c.err
+		rig.dialer.fail(c.err)
 		res, body, err := rig.exchange(get + host + auth + end)
 		if err != nil || res.StatusCode != c.status || res.Header.Get("X-Superserve-Error") == "" {
 			t.Errorf("%v: got %v %q %v", c.err, res, body, err)
@@ -531,7 +531,7 @@ func TestNamesOfHandshake(t *testing.T) {
 		t.Run("SNI "+sni, func(t *testing.T) {
 			rig := newH1Rig(t)
 			rig.handle(func(w http.ResponseWriter, r *http.Request) {})
-			rig.conn = func(c *proxy.Conn) { c.Hello.ServerName = sni }
+			rig.onConn(func(c *proxy.Conn) { c.Hello.ServerName = sni })
 			c, err := net.Dial("tcp", rig.front.Addr().String())
 			if err != nil {
 				t.Fatal(err)
@@ -549,7 +549,7 @@ func TestNamesOfHandshake(t *testing.T) {
 
 func TestRefuse(t *testing.T) {
 	rig := newH1Rig(t)
-	rig.conn = func(c *proxy.Conn) { c.Verdict = egress.Decision{Rule: "deny: " + h1Host, Reason: egress.ReasonDenied} }
+	rig.onConn(func(c *proxy.Conn) { c.Verdict = egress.Decision{Rule: "deny: " + h1Host, Reason: egress.ReasonDenied} })
 	res, body, err := rig.exchange(get + host + auth + end)
 	if err != nil || res.StatusCode != 403 || !strings.Contains(body, "deny: "+h1Host) {
 		t.Errorf("got %v %q %v", res, body, err)

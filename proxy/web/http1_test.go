@@ -284,7 +284,7 @@ func TestAudit(t *testing.T) {
 // TestUnrecordedUse: a credential use that cannot be recorded does not happen.
 func TestUnrecordedUse(t *testing.T) {
 	rig := newH1Rig(t)
-	rig.records.fail = true
+	rig.records.failUses()
 	var seen counts
 	rig.script(func(c net.Conn, r *bufio.Reader) { io.Copy(&seen, r) })
 	res, _, err := rig.exchange(get + host + auth + "Connection: close\r\n\r\n")

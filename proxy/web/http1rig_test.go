@@ -44,7 +44,16 @@ type h1rig struct {
 	keys     *h1keys
 	records  *h1records
 	ended    chan error
-	conn     func(*proxy.Conn) // changes a connection before it is served
+
+	mu   sync.Mutex
+	conn func(*proxy.Conn) // changes a connection before it is served
+}
+
+// onConn sets what changes a connection before it is served.
+func (rig *h1rig) onConn(f func(*proxy.Conn)) {
+	rig.mu.Lock()
+	defer rig.mu.Unlock()
+	rig.conn = f
 }
 
 type h1records struct {
@@ -61,6 +70,12 @@ func (r *h1records) Record(e audit.Event) error {
 	}
 	r.events = append(r.events, e)
 	return nil
+}
+
+func (r *h1records) failUses() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail = true
 }
 
 func (r *h1records) all() []audit.Event {
@@ -102,6 +117,12 @@ func (d *h1dialer) count() int {
 	return d.dials
 }
 
+func (d *h1dialer) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err = err
+}
+
 func (d *h1dialer) Dial(ctx context.Context, _ api.Host, _ netip.Addr, _ uint16) (net.Conn, error) {
 	var nd net.Dialer
 	return nd.DialContext(ctx, "tcp", d.addr)
@@ -110,9 +131,10 @@ func (d *h1dialer) Dial(ctx context.Context, _ api.Host, _ netip.Addr, _ uint16)
 func (d *h1dialer) DialTLS(ctx context.Context, h api.Host, _ uint16, alpn []string) (*tls.Conn, error) {
 	d.mu.Lock()
 	d.dials++
+	failure := d.err
 	d.mu.Unlock()
-	if d.err != nil {
-		return nil, d.err
+	if failure != nil {
+		return nil, failure
 	}
 	cfg := d.config.Clone()
 	cfg.ServerName, cfg.NextProtos = string(h), alpn
@@ -199,8 +221,11 @@ func (rig *h1rig) run() {
 func (rig *h1rig) serveConn(ctx context.Context, raw net.Conn, id uint64) {
 	conn := &proxy.Conn{Conn: raw, Host: h1Host, Port: 443, ID: id,
 		Hello: &proxy.Hello{ServerName: h1Host, ALPN: []string{"http/1.1"}}}
-	if rig.conn != nil {
-		rig.conn(conn)
+	rig.mu.Lock()
+	change := rig.conn
+	rig.mu.Unlock()
+	if change != nil {
+		change(conn)
 	}
 	protocol := proxy.Protocol(rig.server)
 	if conn.Verdict != (egress.Decision{}) {
