@@ -172,7 +172,6 @@ func (r *h2relay) endClient(err error) error {
 	switch {
 	case f != nil:
 		_ = r.client.conn.SetWriteDeadline(time.Now().Add(lingerTime))
-		r.flush(r.client)
 		r.silence(r.client)
 		r.client.linger()
 	case ended:
@@ -226,7 +225,6 @@ func (r *h2relay) endUpstream(err error) error {
 		_ = r.upstream.conn.SetWriteDeadline(time.Now().Add(lingerTime))
 		r.flush(r.upstream)
 	}
-	r.flush(r.client)
 	r.silence(r.client)
 	// The client's reader wakes up with the client's own end or this deadline.
 	if half, ok := r.client.conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {

@@ -166,11 +166,19 @@ func (r *h2relay) write(s *h2side) {
 	r.changed.Broadcast()
 }
 
-// silence lets nothing more be written to s, whose writing half is about to be
-// closed: a write after that would count as a lost connection.
+// silence writes what waits for s and then lets nothing more be written: its
+// writing half is about to be closed, and a write after that would count as a lost
+// connection.
 func (r *h2relay) silence(s *h2side) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for s.writing || len(s.out.buf) > 0 && !s.gone {
+		if s.writing {
+			r.changed.Wait()
+			continue
+		}
+		r.write(s)
+	}
 	s.gone = true
 	s.drop()
 }
