@@ -4,8 +4,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -167,28 +170,44 @@ func TestExposedSecretIsSaidLoudly(t *testing.T) {
 	}
 }
 
-// background starts a run whose agent says "ready" and waits for it.
+// background starts a run whose agent says "ready" and waits for that.
 func (w *world) background(t *testing.T, dir string, flags ...string) (kill func(os.Signal), wait func() result) {
+	t.Helper()
+	cmd, _, wait := w.start(t, dir, flags...)
+	return func(s os.Signal) { cmd.Process.Signal(s) }, wait
+}
+
+// conversation is background for an agent that reads lines.
+func (w *world) conversation(t *testing.T, dir string) (say func(string), wait func() result) {
+	t.Helper()
+	_, in, wait := w.start(t, dir)
+	return func(line string) {
+		if _, err := io.WriteString(in, line); err != nil {
+			t.Error(err)
+		}
+	}, wait
+}
+
+func (w *world) start(t *testing.T, dir string, flags ...string) (*exec.Cmd, io.Writer, func() result) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	args := append(append([]string{"run"}, w.runFlags()...), append(flags, dir)...)
 	cmd := w.command(ctx, args...)
 	var errs strings.Builder
 	cmd.Stderr = &errs
-	out, err := cmd.StdoutPipe()
-	if err != nil {
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	w.supervisor = cmd.Process.Pid
 	t.Cleanup(func() { cancel(); cmd.Wait() })
 	head := make([]byte, len("ready\n"))
 	if _, err := io.ReadFull(out, head); err != nil || string(head) != "ready\n" {
 		cmd.Wait()
 		t.Fatalf("the agent said %q: %v\nstderr: %s", head, err, errs.String())
 	}
-	return func(s os.Signal) { cmd.Process.Signal(s) }, func() result {
+	return cmd, in, func() result {
 		rest, _ := io.ReadAll(out)
 		cmd.Wait()
 		return result{string(rest), errs.String(), cmd.ProcessState.ExitCode()}
@@ -244,35 +263,77 @@ func TestPsLogsAndStop(t *testing.T) {
 	}
 }
 
-// TestRunLeavesNothing counts what a run could leave: processes, mounts and cgroups.
+// TestRunLeavesNothing looks for what a run could leave: processes, mounts and control groups.
 func TestRunLeavesNothing(t *testing.T) {
-	w := newWorld(t, "api.example.com")
-	w.run(agentProjectAt(t, w, "true"))
-	before := traces(t)
-	for _, ending := range []os.Signal{syscall.SIGTERM, os.Interrupt, syscall.SIGKILL} {
-		kill, wait := w.background(t, agentProjectAt(t, w, `echo ready; read x`), "--env", "N=1")
-		kill(ending)
-		wait()
-		if ending == syscall.SIGKILL {
-			w.superserve("", "ps") // the next start of any command that sweeps
-			w.run(agentProjectAt(t, w, "true"))
-		}
-		deadline := time.Now().Add(10 * time.Second)
-		for traces(t) != before {
-			if time.Now().After(deadline) {
-				t.Fatalf("after %v there is\n%s\nbefore there was\n%s", ending, traces(t), before)
+	for _, ending := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
+		t.Run("it leaves nothing after "+ending.String(), func(t *testing.T) {
+			w := newWorld(t, "api.example.com")
+			dir := agentProject(t, "echo ready; read x")
+			kill, wait := w.background(t, dir)
+			parts := descendants(w.supervisor)
+			if len(parts) < 4 {
+				t.Fatalf("the run has the processes %v, want the proxy and gVisor's three at least", parts)
 			}
-			time.Sleep(20 * time.Millisecond)
+			id := w.runs(t)[0]
+			kill(ending)
+			wait()
+			if ending == syscall.SIGKILL {
+				w.run(dir, "--timeout", "1s") // the next start is what sweeps
+			}
+			eventually(t, func() string { return w.traces(t, id, parts) })
+		})
+	}
+}
+
+// eventually waits until look finds nothing: what was killed takes a moment to go.
+func eventually(t *testing.T, look func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); look() != ""; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("left behind:\n%s", look())
 		}
 	}
 }
 
-// traces lists what belongs to superserve on this machine, but for secretd.
-func traces(t *testing.T) string {
+// descendants returns the processes below one, by their parents in /proc/ID/stat.
+func descendants(root int) []int {
+	children := map[int][]int{}
+	for _, id := range processes() {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id))
+		_, rest, _ := strings.Cut(string(stat), ") ") // after the name, which may hold anything
+		var state string
+		var parent int
+		fmt.Sscan(rest, &state, &parent)
+		children[parent] = append(children[parent], id)
+	}
+	var all []int
+	for next := children[root]; len(next) > 0; {
+		all = append(all, next[0])
+		next = append(next[1:], children[next[0]]...)
+	}
+	return all
+}
+
+// runs returns the ids of the world's runs.
+func (w *world) runs(t *testing.T) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(w.state, "runs"))
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("no runs: %v", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, e.Name())
+	}
+	return ids
+}
+
+// traces lists what is still there of a run.
+func (w *world) traces(t *testing.T, id string, parts []int) string {
 	t.Helper()
 	var all []string
-	for _, id := range processes() {
-		if line := commandLine(id); strings.Contains(line, "runsc") || strings.Contains(line, "superserve proxy") || strings.Contains(line, "superserve run") {
+	for _, part := range parts {
+		if line := commandLine(part); line != "" {
 			all = append(all, line)
 		}
 	}
@@ -281,12 +342,12 @@ func traces(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "/ss") || strings.Contains(line, "runsc") || strings.Contains(line, "superserve") {
+		if strings.Contains(line, w.state) || strings.Contains(line, id) {
 			all = append(all, line)
 		}
 	}
-	leaves, _ := filepath.Glob("/sys/fs/cgroup/*/superserve/*")
-	more, _ := filepath.Glob("/sys/fs/cgroup/superserve/*/")
+	leaves, _ := filepath.Glob("/sys/fs/cgroup/*/superserve/" + id)
+	more, _ := filepath.Glob("/sys/fs/cgroup/superserve/" + id)
 	return strings.Join(append(append(all, leaves...), more...), "\n")
 }
 

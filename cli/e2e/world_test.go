@@ -59,6 +59,8 @@ type world struct {
 	t     testing.TB
 	state string
 	real  map[string]string // the true values by name, for the scans
+
+	supervisor int // the process of the last run in the background
 }
 
 // newWorld makes a world whose upstream plays the given hosts.
@@ -177,9 +179,13 @@ func project(t testing.TB, files map[string]string) string {
 func (w *world) runFlags() []string {
 	flags := []string{"--upstream-ca", w.caFile}
 	for _, host := range w.hosts {
-		flags = append(flags, "--resolve", fmt.Sprintf("%s:443:127.0.0.1:%d", host, w.port))
+		flags = append(flags, "--resolve", w.resolveFlag(host))
 	}
 	return flags
+}
+
+func (w *world) resolveFlag(host string) string {
+	return fmt.Sprintf("%s:443:127.0.0.1:%d", host, w.port)
 }
 
 // run runs the project at dir; flags stand before it.
