@@ -173,6 +173,9 @@ func readRecord(dir string) (Record, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Record{}, fmt.Errorf("read %q: %w", filepath.Join(dir, recordFile), err)
 	}
+	if !r.Ended.IsZero() {
+		return r, nil // and a lock on it would be another process's Sweep
+	}
 	lock, err := lockDir(dir)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		r.Running = true
@@ -202,8 +205,8 @@ func Sweep(state string) error {
 		}
 	}()
 	for _, e := range entries {
-		if e.Name()[0] == '.' {
-			continue
+		if e.Name()[0] == '.' && !stale(e) {
+			continue // another process is just making it
 		}
 		if lock, err := lockDir(RunDir(state, e.Name())); err == nil {
 			dead[e.Name()] = lock
@@ -216,6 +219,12 @@ func Sweep(state string) error {
 		return err
 	}
 	return sweepDirs(state, dead)
+}
+
+// stale reports whether a directory is too old to be one that is just being made.
+func stale(e fs.DirEntry) bool {
+	info, err := e.Info()
+	return err == nil && time.Since(info.ModTime()) > time.Minute
 }
 
 // sweepGroups removes the control groups of dead runs. One that it does not know belongs to another state directory.

@@ -101,10 +101,8 @@ func (s *Sandbox) Signal(sig os.Signal) error {
 	if !ok {
 		return fmt.Errorf("signal sandbox: unknown signal %v", sig)
 	}
-	select {
-	case <-s.done:
+	if s.ended() {
 		return fmt.Errorf("signal sandbox: %w", os.ErrProcessDone)
-	default:
 	}
 	if n == syscall.SIGKILL {
 		s.kill(Result{codeKilled, ReasonExit, ""})
@@ -117,7 +115,21 @@ func (s *Sandbox) Signal(sig os.Signal) error {
 }
 
 // Resize tells the agent's terminal its size, in characters.
-func (s *Sandbox) Resize(rows, cols uint16) error { return s.io.resize(rows, cols) }
+func (s *Sandbox) Resize(rows, cols uint16) error {
+	if s.ended() {
+		return fmt.Errorf("resize: %w", os.ErrProcessDone)
+	}
+	return s.io.resize(rows, cols)
+}
+
+func (s *Sandbox) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
 
 // Close kills the sandbox, if it still runs, and waits until nothing of it is left.
 func (s *Sandbox) Close() error {
@@ -131,6 +143,9 @@ func (s *Sandbox) Close() error {
 
 // kill ends the sandbox. The first cause is the one that counts.
 func (s *Sandbox) kill(cause Result) {
+	if s.ended() {
+		return // perhaps it never began, and there is nothing to kill
+	}
 	s.mu.Lock()
 	if s.cause == (Result{}) {
 		s.cause = cause

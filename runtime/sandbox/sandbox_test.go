@@ -81,6 +81,16 @@ func TestCommandNotFound(t *testing.T) {
 			if out, r := run(t, cfg); r.Code != tt.code || r.Reason != sandbox.ReasonCommand || r.Detail == "" || out != "" {
 				t.Errorf("got %+v, %q, want code %d", r, out, tt.code)
 			}
+			if strings.HasPrefix(tt.command[0], "/proc") {
+				return // only gVisor can tell, after the start
+			}
+			s, err := sandbox.Start(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Signal(syscall.SIGKILL) == nil || s.Resize(1, 1) == nil || s.Close() != nil {
+				t.Error("what never ran took a signal or a size, or could not be closed")
+			}
 		})
 	}
 }
@@ -255,6 +265,15 @@ func TestEnd(t *testing.T) {
 		kill(t, children(t, os.Getpid(), "superserve\x00proxy")[0])
 		if res, err := s.Wait(t.Context()); err == nil || res.Code != 125 || res.Reason != sandbox.ReasonProxy {
 			t.Errorf("got %+v, %v", res, err)
+		}
+	})
+	t.Run("it does not start with an ended context", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		cfg := config(t, "true")
+		if s, err := sandbox.Start(ctx, cfg); err == nil {
+			s.Close()
+			t.Error("it started")
 		}
 	})
 	t.Run("it ends when gVisor dies", func(t *testing.T) {

@@ -36,15 +36,26 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	s := &Sandbox{cfg: cfg, id: id, ids: bundle.NewIDs(n), done: make(chan struct{})}
 	err := s.prepare(ctx)
 	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
 		err = s.enter()
 	}
 	switch {
 	case err == nil:
 		return s, nil
-	case errors.Is(err, bundle.ErrNotFound), errors.Is(err, bundle.ErrNotExecutable):
+	case isCommand(err):
 		return s, s.endBefore(err)
 	}
 	return nil, errors.Join(err, s.release())
+}
+
+// isCommand reports whether nothing but the command was wrong.
+func isCommand(err error) bool {
+	if _, several := err.(interface{ Unwrap() []error }); several {
+		return false
+	}
+	return errors.Is(err, bundle.ErrNotFound) || errors.Is(err, bundle.ErrNotExecutable)
 }
 
 // endBefore makes s a sandbox that has ended because its command cannot be started.
@@ -102,7 +113,8 @@ func (p *plan) add(name string, f func() error, needs ...*step) *step {
 // errSkipped marks a step that was not taken because one that it needs failed.
 var errSkipped = errors.New("skipped")
 
-// wait waits for every step, whatever fails, so that what they made can be taken away, and returns their errors.
+// wait waits for every step, whatever fails, so that what they made can be taken away. It returns the error, or the
+// joined errors, of those that failed by themselves.
 func (p *plan) wait() error {
 	var errs []error
 	for _, s := range p.steps {
@@ -110,6 +122,9 @@ func (p *plan) wait() error {
 		if s.err != nil && s.err != errSkipped {
 			errs = append(errs, s.err)
 		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
 	}
 	return errors.Join(errs...)
 }

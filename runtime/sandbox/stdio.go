@@ -83,32 +83,31 @@ func (s *streams) output(to io.Writer) (*os.File, error) {
 	return w, nil
 }
 
-// input copies from in to w on a goroutine that stop ends. A reader other than a file is only asked for more when the
-// agent lives, but a Read that hangs in it outlives the run: there is no way to end it.
+// input copies from in to w until the run ends. A Read that then hangs in a reader other than a file outlives the run:
+// there is no way to end it.
 func (s *streams) input(w *os.File, in io.Reader, closeAtEnd bool) error {
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		w.Close()
-		return err
-	}
-	done := make(chan struct{})
-	file, isFile := in.(*os.File)
-	go func() {
-		defer close(done)
-		if isFile {
-			in = pollReader{file, wake}
+	end, done := func() {}, make(chan struct{})
+	if file, ok := in.(*os.File); ok {
+		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			w.Close()
+			return err
 		}
+		in = pollReader{file, wake}
+		end = func() {
+			unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+			<-done
+			unix.Close(wake)
+		}
+	}
+	go func() {
 		io.Copy(w, in)
 		if closeAtEnd {
 			w.Close()
 		}
+		close(done)
 	}()
-	s.stop = append(s.stop, func() {
-		unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-		if isFile {
-			<-done
-			unix.Close(wake)
-		}
+	s.stop = append(s.stop, end, func() {
 		if closeAtEnd {
 			w.Close()
 		}
