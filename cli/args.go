@@ -13,6 +13,7 @@ type usageError struct {
 	text string
 }
 
+// Error says what does not fit.
 func (e usageError) Error() string { return e.text }
 
 // exactly wants one argument for each of the names, and says which is missing or too much.

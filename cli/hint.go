@@ -58,6 +58,7 @@ type unknownError struct {
 	list  string // the command that lists them, "" = --help
 }
 
+// Error names the word.
 func (e unknownError) Error() string {
 	return fmt.Sprintf("unknown %s '%s'", e.kind, escapeLine(e.name))
 }

@@ -72,6 +72,7 @@ func (sh *shell) report(err error) {
 // exitCode ends the program with a code and no further text: whoever returns it has said all.
 type exitCode int
 
+// Error is for whoever prints it by mistake.
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 func (sh *shell) rootCommand() *cobra.Command {

@@ -174,6 +174,7 @@ func (sh *shell) readPairs(args []string) ([]pair, error) {
 // formatError has the words of the product page.
 type formatError string
 
+// Error has them.
 func (e formatError) Error() string {
 	return fmt.Sprintf("Invalid format '%s'. Use KEY=VALUE", string(e))
 }

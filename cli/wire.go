@@ -54,5 +54,8 @@ func needRoot(what string) error {
 // rootError says which command needs root.
 type rootError string
 
-func (e rootError) Error() string        { return string(e) + " needs root" }
+// Error names the command.
+func (e rootError) Error() string { return string(e) + " needs root" }
+
+// Is matches errNotRoot, for the hint.
 func (e rootError) Is(target error) bool { return target == errNotRoot }
