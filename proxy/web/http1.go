@@ -47,9 +47,10 @@ type h1relay struct {
 	res responseHead
 	*texts
 
-	watch  watch
-	upload upload
-	body   chunkParser // of the request
+	watch   watch
+	upload  upload
+	body    chunkParser // of the request
+	passing answerBody
 
 	pairs    []redact.Pair
 	event    audit.Event
@@ -310,6 +311,9 @@ func (r *h1relay) redial(ctx context.Context) error {
 // searched for in the answers. Without the record nothing is sent.
 func (r *h1relay) use(plan *swap.Plan) *swap.Refusal {
 	for i := range plan.Secrets {
+		if i > 0 && plan.Secrets[i].Name == plan.Secrets[i-1].Name {
+			continue
+		}
 		e := r.event
 		e.Kind, e.Verdict, e.Secret = audit.Credential, audit.Allowed, plan.Secrets[i].Name
 		if r.s.srv.audit.Record(e) != nil {

@@ -173,9 +173,10 @@ func (r *h1relay) relayFinal(n int) (keep bool, fault *swap.Refusal, err error) 
 	case r.res.body == bodyChunked && r.req.http10:
 		return false, faultFraming, nil
 	}
-	a := answerBody{r: r, framing: r.res.body}
+	a := &r.passing
+	*a = answerBody{r: r, framing: r.res.body, section: a.section}
 	if decode {
-		if a.decoded, err = redact.Decode(string(r.res.coding), &a); err != nil {
+		if a.decoded, err = redact.Decode(string(r.res.coding), a); err != nil {
 			return false, faultCoding, nil
 		}
 		a.framing = bodyChunked
