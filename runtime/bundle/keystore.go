@@ -15,7 +15,11 @@ const storePassword = "changeit"
 // PKCS #12 was the other choice: before JDK 8u301 it needs Oracle's trustedKeyUsage attribute and a password to open.
 func keyStore(certs [][]byte, made time.Time) []byte {
 	const magic, version, trusted = 0xfeedfeed, 2, 2
-	b := binary.BigEndian.AppendUint32(nil, magic)
+	size := 64
+	for _, der := range certs {
+		size += len(der) + 64
+	}
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, size), magic)
 	b = binary.BigEndian.AppendUint32(b, version)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(certs)))
 	for i, der := range certs {

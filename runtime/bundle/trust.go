@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Where programs look for certificate authorities, found by taking one place after the other away (docs/EGRESS.md):
+// Where programs look for certificate authorities, found by taking one place after the other away:
 // trustFile is enough for Go, PHP, Ruby, Perl, Python, curl, MySQL and Redis, javaFile for the JVM; runFile holds only
 // this run's CA, for programs that add a file to a list of their own.
 const (

@@ -1,9 +1,14 @@
 // Package sandbox runs one command in a gVisor sandbox whose only way out is a proxy that swaps placeholders for
 // real keys. It is the public way to embed superserve: fill a Config, call Run or Start, read the Result.
 //
-// The package wires the mechanisms below it (bundle, runsc, netns, cgroup, bpf) in the order that docs/EGRESS.md gives
-// and owns their lifetimes; it decides nothing about traffic. Every failure leaves the agent without a network or
-// without a process, never with the network of the host.
+// The package wires the mechanisms below it (bundle, runsc, netns, cgroup, bpf) and owns their lifetimes; it decides
+// nothing about traffic. Every failure leaves the agent without a network or without a process, never with the network
+// of the host.
+//
+// A start is two halves. The first makes all that surrounds the agent: a namespace with only lo, listeners in it, a
+// control group with the hooks, the proxy, the root, and a container that is held before its first instruction; the cage
+// is tested in between. The second lets the agent run. gVisor cannot restore a checkpoint on the host's network stack, so
+// a warm start can only be a sandbox whose first half was done ahead.
 package sandbox
 
 import (
