@@ -135,14 +135,14 @@ func (d *Daemon) checkKey(ctx context.Context) error {
 
 // Health describes the daemon.
 func (d *Daemon) Health(ctx context.Context) (api.Health, error) {
-	all, err := d.store.List(ctx, secretPrefix)
-	if err != nil {
-		return api.Health{}, fmt.Errorf("read store: %w", err)
-	}
 	agents := make(map[string]bool)
-	for _, r := range all {
+	err := d.store.Walk(ctx, secretPrefix, func(r store.Record) error {
 		agent, _, _ := splitKey(r.Key)
 		agents[agent] = true
+		return nil
+	})
+	if err != nil {
+		return api.Health{}, fmt.Errorf("read store: %w", err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

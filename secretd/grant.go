@@ -338,7 +338,7 @@ func (g *grant) holds(name string) bool {
 
 // loadGrants brings back the grants of a daemon that ended, for resumeGrace.
 func (d *Daemon) loadGrants(ctx context.Context) error {
-	records, err := d.store.List(ctx, grantPrefix)
+	records, err := store.List(ctx, d.store, grantPrefix)
 	if err != nil {
 		return fmt.Errorf("read store: %w", err)
 	}

@@ -87,7 +87,7 @@ func parseSecret(r store.Record) (*secret, error) {
 
 // loadAll reads an agent's secrets, sorted by name.
 func (d *Daemon) loadAll(ctx context.Context, agent string) ([]*secret, error) {
-	records, err := d.store.List(ctx, secretKey(agent, ""))
+	records, err := store.List(ctx, d.store, secretKey(agent, ""))
 	if err != nil {
 		return nil, fmt.Errorf("read store: %w", err)
 	}

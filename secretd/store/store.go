@@ -3,6 +3,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 )
@@ -13,6 +14,9 @@ var (
 	ErrNotFound = errors.New("no such record")
 	// ErrConflict means that a record changed since it was read.
 	ErrConflict = errors.New("record changed meanwhile")
+	// ErrDamaged means that the store's own structure is broken: it was changed
+	// from outside, or its disk is failing.
+	ErrDamaged = errors.New("store is damaged")
 )
 
 // Record is one record. Revision counts its changes, from 1.
@@ -33,17 +37,31 @@ type Change struct {
 }
 
 // Store keeps records. It is safe for concurrent use. Keys are non-empty and hold no
-// NUL. The slices of a Record are the caller's.
+// NUL. The slices that Get returns are the caller's.
 type Store interface {
 	// ID returns the store's own name, drawn at random when it was made.
 	ID() string
 	// Get returns one record, or ErrNotFound.
 	Get(ctx context.Context, key string) (Record, error)
-	// List returns the records whose keys begin with prefix, sorted by key.
-	List(ctx context.Context, prefix string) ([]Record, error)
+	// Walk calls visit for each record whose key begins with prefix, sorted by key,
+	// until visit returns an error, which it returns. The Value is the store's, and
+	// good until visit returns; visit may not call the store.
+	Walk(ctx context.Context, prefix string, visit func(Record) error) error
 	// Apply makes all changes or none. Once it returned nil they survive a power
 	// cut.
 	Apply(ctx context.Context, changes []Change) error
 	// Close lets go of the store. Nothing may be called after it.
 	Close() error
+}
+
+// List returns the records whose keys begin with prefix, sorted by key. They are the
+// caller's.
+func List(ctx context.Context, s Store, prefix string) ([]Record, error) {
+	var all []Record
+	err := s.Walk(ctx, prefix, func(r Record) error {
+		r.Value = bytes.Clone(r.Value)
+		all = append(all, r)
+		return nil
+	})
+	return all, err
 }

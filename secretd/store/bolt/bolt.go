@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -49,7 +50,7 @@ func Open(path string) (*Store, error) {
 		return nil, fmt.Errorf("open store %q: %w", path, err)
 	}
 	s := &Store{db: db}
-	if err := db.View(s.readID); err != nil {
+	if err := s.view(s.readID); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open store %q: %w", path, err)
 	}
@@ -91,7 +92,11 @@ func create(path string) error {
 }
 
 func open(path string) (*bbolt.DB, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, OpenFile: openFile})
+	var db *bbolt.DB
+	err := careful(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, OpenFile: openFile})
+		return err
+	})
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, private.ErrLocked
 	}
@@ -106,7 +111,7 @@ func openFile(path string, flag int, _ os.FileMode) (*os.File, error) {
 func (s *Store) readID(tx *bbolt.Tx) error {
 	meta, records := tx.Bucket(metaBucket), tx.Bucket(recordBucket)
 	if meta == nil || records == nil || len(meta.Get(idKey)) == 0 {
-		return errors.New("not a store of secretd")
+		return fmt.Errorf("not a store of secretd: %w", store.ErrDamaged)
 	}
 	s.id = string(meta.Get(idKey))
 	return nil
@@ -118,33 +123,34 @@ func (s *Store) ID() string { return s.id }
 // Get returns one record, or store.ErrNotFound.
 func (s *Store) Get(_ context.Context, key string) (store.Record, error) {
 	var r store.Record
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := s.view(func(tx *bbolt.Tx) error {
 		v := tx.Bucket(recordBucket).Get([]byte(key))
 		if v == nil {
 			return store.ErrNotFound
 		}
 		var err error
 		r, err = decode(key, v)
+		r.Value = bytes.Clone(r.Value) // bolt's slices end with the transaction
 		return err
 	})
 	return r, err
 }
 
-// List returns the records whose keys begin with prefix, sorted by key.
-func (s *Store) List(_ context.Context, prefix string) ([]store.Record, error) {
-	var all []store.Record
-	err := s.db.View(func(tx *bbolt.Tx) error {
+// Walk visits the records whose keys begin with prefix, sorted by key.
+func (s *Store) Walk(_ context.Context, prefix string, visit func(store.Record) error) error {
+	return s.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(recordBucket).Cursor()
 		for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
 			r, err := decode(string(k), v)
 			if err != nil {
 				return err
 			}
-			all = append(all, r)
+			if err := visit(r); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
-	return all, err
 }
 
 // Apply makes all changes or none; bbolt syncs the file twice before it returns.
@@ -152,7 +158,11 @@ func (s *Store) Apply(_ context.Context, changes []store.Change) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return careful(func() error { return s.db.Update(applyAll(changes)) })
+}
+
+func applyAll(changes []store.Change) func(*bbolt.Tx) error {
+	return func(tx *bbolt.Tx) error {
 		records := tx.Bucket(recordBucket)
 		for _, c := range changes {
 			if err := apply(records, c); err != nil {
@@ -160,7 +170,7 @@ func (s *Store) Apply(_ context.Context, changes []store.Change) error {
 			}
 		}
 		return nil
-	})
+	}
 }
 
 func apply(records *bbolt.Bucket, c store.Change) error {
@@ -182,12 +192,29 @@ func apply(records *bbolt.Bucket, c store.Change) error {
 	return records.Put([]byte(c.Key), append(v, c.Value...))
 }
 
-// decode copies: bbolt's slices end with the transaction.
+// decode parts a value from its revision; the value still is bolt's.
 func decode(key string, v []byte) (store.Record, error) {
 	if len(v) < revisionLen {
-		return store.Record{}, fmt.Errorf("record %q is cut", key)
+		return store.Record{}, fmt.Errorf("record %q is cut: %w", key, store.ErrDamaged)
 	}
-	return store.Record{Key: key, Value: bytes.Clone(v[revisionLen:]), Revision: binary.BigEndian.Uint64(v)}, nil
+	return store.Record{Key: key, Value: v[revisionLen:], Revision: binary.BigEndian.Uint64(v)}, nil
+}
+
+func (s *Store) view(f func(*bbolt.Tx) error) error {
+	return careful(func() error { return s.db.View(f) })
+}
+
+// careful makes an error of what bbolt does with a file that was changed from outside:
+// it panics, or follows a page number beyond the end of its mapping. bbolt rolls back
+// on the way.
+func careful(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = store.ErrDamaged // the text of the panic can quote the file
+		}
+	}()
+	return f()
 }
 
 // Close lets go of the file.

@@ -4,10 +4,10 @@ package memory
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -43,19 +43,19 @@ func (s *Store) Get(_ context.Context, key string) (store.Record, error) {
 	return r, nil
 }
 
-// List returns the records whose keys begin with prefix, sorted by key.
-func (s *Store) List(_ context.Context, prefix string) ([]store.Record, error) {
+// Walk visits the records whose keys begin with prefix, sorted by key.
+func (s *Store) Walk(_ context.Context, prefix string, visit func(store.Record) error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	var all []store.Record
-	for key, r := range s.records {
-		if strings.HasPrefix(key, prefix) {
-			r.Value = bytes.Clone(r.Value)
-			all = append(all, r)
+	for _, key := range slices.Sorted(maps.Keys(s.records)) {
+		if !strings.HasPrefix(key, prefix) {
+			continue
+		}
+		if err := visit(s.records[key]); err != nil {
+			return err
 		}
 	}
-	slices.SortFunc(all, func(a, b store.Record) int { return cmp.Compare(a.Key, b.Key) })
-	return all, nil
+	return nil
 }
 
 // Apply makes all changes or none.

@@ -19,6 +19,7 @@ func Run(t *testing.T, open func(testing.TB) store.Store) {
 	for name, test := range map[string]func(*testing.T, store.Store){
 		"keeps and returns records":    keeps,
 		"lists by prefix in order":     lists,
+		"stops a walk when told":       stops,
 		"refuses a stale revision":     refusesStale,
 		"applies all changes or none":  allOrNone,
 		"keeps its own copies":         ownCopies,
@@ -86,7 +87,7 @@ func lists(t *testing.T, s store.Store) {
 	}
 	must(t, s.Apply(t.Context(), changes))
 	for prefix, want := range map[string][]string{"s/b/": {"s/b/1", "s/b/2"}, "x": nil, "": {"s/a/1", "s/b/1", "s/b/2", "s/bb/1", "t/b/1"}} {
-		all, err := s.List(t.Context(), prefix)
+		all, err := store.List(t.Context(), s, prefix)
 		must(t, err)
 		var got []string
 		for _, r := range all {
@@ -98,6 +99,18 @@ func lists(t *testing.T, s store.Store) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("prefix %q: -want +got\n%s", prefix, diff)
 		}
+	}
+}
+
+func stops(t *testing.T, s store.Store) {
+	must(t, s.Apply(t.Context(), []store.Change{{Key: "a"}, {Key: "b"}}))
+	stop, visits := errors.New("stop"), 0
+	err := s.Walk(t.Context(), "", func(store.Record) error {
+		visits++
+		return stop
+	})
+	if !errors.Is(err, stop) || visits != 1 {
+		t.Fatalf("%d visits, %v; want 1 and the visitor's own error", visits, err)
 	}
 }
 
@@ -122,7 +135,7 @@ func allOrNone(t *testing.T, s store.Store) {
 	if !errors.Is(err, store.ErrConflict) {
 		t.Fatalf("got %v; want ErrConflict", err)
 	}
-	all, err := s.List(t.Context(), "")
+	all, err := store.List(t.Context(), s, "")
 	must(t, err)
 	if len(all) != 1 || string(all[0].Value) != "1" {
 		t.Fatalf("half a change was made: %+v", all)
