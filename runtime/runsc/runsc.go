@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,12 +99,10 @@ type Options struct {
 // A Container is one container and the runsc process that waits for it. When that process dies, so does the
 // container. Its methods are safe for concurrent use.
 type Container struct {
-	runtime *Runtime
-	id      string
-	cmd     *exec.Cmd
-	own     *capture
-	hold    string
-	wait    func() (Exit, error)
+	cmd  *exec.Cmd
+	own  *capture
+	hold string // path of the fifo, "" if the container is not held
+	wait func() (Exit, error)
 
 	mu    sync.Mutex // guards what follows
 	fifo  *os.File
@@ -122,7 +119,7 @@ func (r *Runtime) Start(o Options) (*Container, error) {
 		}
 		args = append(args, "--pid-file="+o.Hold)
 	}
-	c := &Container{runtime: r, id: o.ID, own: new(capture), hold: o.Hold}
+	c := &Container{own: new(capture), hold: o.Hold}
 	c.wait = sync.OnceValues(c.waitOnce)
 	if err := c.start(r, o, args, o.ID); err != nil {
 		return nil, fmt.Errorf("start runsc: %w", err)
@@ -266,7 +263,7 @@ func (r *Runtime) Exec(p Process) (*Container, error) {
 	if p.PIDFile != "" {
 		args = append(args, "--internal-pid-file="+p.PIDFile)
 	}
-	c := &Container{runtime: r, id: p.ID, own: new(capture)}
+	c := &Container{own: new(capture)}
 	c.wait = sync.OnceValues(c.waitOnce)
 	o := Options{Stdio: p.Stdio, Terminal: p.Terminal, console: p.Terminal}
 	if err := c.start(r, o, args, append([]string{p.ID}, p.Command...)...); err != nil {
@@ -314,5 +311,3 @@ func (c *capture) Write(p []byte) (int, error) {
 }
 
 func (c *capture) String() string { return strings.TrimSpace(c.buf.String()) }
-
-var _ io.Writer = (*capture)(nil)

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"bytes"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -146,11 +145,6 @@ func (p *proxyProcess) close() {
 		}
 		p.ready.Close()
 	})
-}
-
-// authority is the CA's certificate in PEM.
-func (p *proxyProcess) authority() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.ca})
 }
 
 // bounded keeps the first bytes written to it. It is safe for concurrent use.
