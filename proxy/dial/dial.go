@@ -81,6 +81,8 @@ func New(cfg Config) (*Dialer, error) {
 		RootCAs:            cfg.Roots,
 		MinVersion:         tls.VersionTLS12,
 		ClientSessionCache: tls.NewLRUClientSessionCache(128),
+		// It is for pages that are shown while they arrive; a request is not.
+		DynamicRecordSizingDisabled: true,
 	}
 	return d, nil
 }

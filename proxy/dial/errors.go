@@ -31,6 +31,9 @@ const (
 	ReasonTLSName      = "upstream_tls_name"
 	ReasonTLSExpired   = "upstream_tls_expired"
 	ReasonCancelled    = "cancelled"
+
+	// ReasonPrefix begins every word that is about the upstream.
+	ReasonPrefix = "upstream_"
 )
 
 var errNoAddress = errors.New("the name has no address")

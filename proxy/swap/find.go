@@ -57,7 +57,9 @@ func addMarker(markers []string, p string) []string {
 	return append(markers, marker)
 }
 
-func (s *Swapper) marked(b []byte) bool {
+// Marked reports whether b holds a placeholder of this run, known or not. What does
+// may go to the upstream, and must not go into a log.
+func (s *Swapper) Marked(b []byte) bool {
 	for _, m := range s.markers {
 		if bytes.Contains(b, []byte(m)) {
 			return true
@@ -124,7 +126,7 @@ func (s *Swapper) examineText(f *finding) {
 		f.kind = empty
 		return
 	}
-	if !s.marked(f.value) {
+	if !s.Marked(f.value) {
 		f.kind = own
 		return
 	}
@@ -187,9 +189,9 @@ func (s *Swapper) examineBasic(f *finding, rest int) {
 		s.examineText(f) // a key may be stored as the whole credentials
 		return
 	}
-	if !s.marked(text) {
+	if !s.Marked(text) {
 		f.kind = own
-		if s.marked(f.value) {
+		if s.Marked(f.value) {
 			s.examineText(f)
 			f.basic = false
 		}
@@ -215,7 +217,7 @@ func (s *Swapper) examineBasic(f *finding, rest int) {
 func (s *Swapper) takeHalf(f *finding, half []byte, at int, side string) {
 	e := s.entries[string(half)]
 	if e == nil {
-		if s.marked(half) && f.kind != unknown {
+		if s.Marked(half) && f.kind != unknown {
 			s.misfit(f, half)
 		}
 		return

@@ -223,7 +223,7 @@ func (r *h1relay) name() {
 			break
 		}
 	}
-	r.event.Path = string(path)
+	r.event.Path = r.s.srv.auditPath(string(path))
 }
 
 // methodName is string(m) without an allocation for what is common.
@@ -330,7 +330,7 @@ func (r *h1relay) use(plan *swap.Plan) *swap.Refusal {
 // once more after, for one that rotates in between.
 func (r *h1relay) cover(plan *swap.Plan) {
 	r.pairs = plan.AppendPairs(r.pairs[:0])
-	r.s.set = r.s.set.With(r.pairs)
+	r.s.set = r.s.srv.forms.With(r.s.set, r.pairs)
 	clear(r.pairs)
 }
 
@@ -360,7 +360,10 @@ func (r *h1relay) refuse(ref *swap.Refusal, keep bool) error {
 		r.event.Secret = ref.Secret
 	}
 	r.event.Duration = time.Since(r.event.Time)
-	err := r.s.srv.audit.Record(r.event)
+	var err error
+	if !r.s.told {
+		err = r.s.srv.audit.Record(r.event)
+	}
 	r.back = appendRefusal(r.back[:0], ref, !keep, r.isHead)
 	r.in.conn.SetWriteDeadline(time.Now().Add(refuseTimeout)) //nolint:errcheck // the write fails then
 	if _, werr := r.in.conn.Write(r.back); werr != nil {

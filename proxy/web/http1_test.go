@@ -281,6 +281,19 @@ func TestAudit(t *testing.T) {
 	}
 }
 
+// TestAuditHidesPlaceholder: what does not belong into a path does not get into the log either.
+func TestAuditHidesPlaceholder(t *testing.T) {
+	rig := newH1Rig(t)
+	rig.handle(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") })
+	if _, _, err := rig.exchange("GET /v1/" + h1Placeholder + "?q HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-rig.ended
+	if events := rig.records.all(); len(events) != 1 || strings.Contains(fmt.Sprint(events), h1Placeholder) {
+		t.Errorf("recorded %+v", events)
+	}
+}
+
 // TestUnrecordedUse: a credential use that cannot be recorded does not happen.
 func TestUnrecordedUse(t *testing.T) {
 	rig := newH1Rig(t)

@@ -67,7 +67,7 @@ func (j *sessionJudge) use(st *h2stream, plan *swap.Plan) error {
 func (j *sessionJudge) cover(set *redact.Set, plan *swap.Plan) *redact.Set {
 	var space [4]redact.Pair
 	j.s.note(plan)
-	return set.With(plan.AppendPairs(space[:0]))
+	return j.s.srv.forms.With(set, plan.AppendPairs(space[:0]))
 }
 
 func (j *sessionJudge) event(st *h2stream) audit.Event {
@@ -90,11 +90,14 @@ func (j *sessionJudge) base(st *h2stream) audit.Event {
 	return audit.Event{
 		Time: st.began, Conn: j.s.conn.ID, Protocol: "web",
 		Name: string(j.s.target.Host), Port: j.s.target.Port,
-		Rule: j.s.conn.Verdict.Rule, Method: st.method, Path: path,
+		Rule: j.s.conn.Verdict.Rule, Method: st.method, Path: j.s.srv.auditPath(path),
 	}
 }
 
 func (j *sessionJudge) record(events []audit.Event) error {
+	if j.s.told {
+		return nil
+	}
 	for _, ev := range events {
 		if err := j.s.srv.audit.Record(ev); err != nil {
 			return err

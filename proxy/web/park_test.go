@@ -123,4 +123,27 @@ func TestRefuse(t *testing.T) {
 	if rig.dialer.count() != 0 {
 		t.Error("the upstream was dialled")
 	}
+	<-rig.ended
+	if events := rig.records.all(); len(events) != 0 {
+		t.Errorf("recorded a second time: %+v", events)
+	}
+}
+
+// TestRefuseUnreachable: an upstream that passthrough could not reach is a fault, not policy.
+func TestRefuseUnreachable(t *testing.T) {
+	for reason, status := range map[string]int{
+		dial.ReasonDNS: 502, dial.ReasonTimeout: 504, dial.ReasonTLSName: 502, egress.ReasonDenied: 403,
+	} {
+		t.Run("it answers "+reason, func(t *testing.T) {
+			rig := newH1Rig(t)
+			rig.onConn(func(c *proxy.Conn) { c.Verdict = egress.Decision{Reason: reason} })
+			res, _, err := rig.exchange(get + host + end)
+			if err != nil || res.StatusCode != status {
+				t.Fatalf("got %v %v, want %d", res, err, status)
+			}
+			if got := res.Header.Get("X-Superserve-Error"); status != 403 && got != reason {
+				t.Errorf("X-Superserve-Error: got %q, want %q", got, reason)
+			}
+		})
+	}
 }

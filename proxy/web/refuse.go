@@ -3,15 +3,18 @@ package web
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/superserve/superserve/proxy"
+	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/swap"
 )
 
-// Refuse returns the protocol that answers connections to names that policy
-// refuses: it ends TLS with the run's authority and answers every request 403
-// with the verdict. Nothing goes upstream. An agent that reads an answer goes on
+// Refuse returns the protocol that answers connections that have no upstream: to
+// names that policy refuses, and to upstreams that passthrough could not reach. It
+// ends TLS with the run's authority and answers every request with the verdict: 403,
+// 502 or 504. It records nothing: who judged the connection has. Nothing goes upstream. An agent that reads an answer goes on
 // in a second; on silence it waits half a minute.
 func (s *Server) Refuse() proxy.Protocol { return refuser{s} }
 
@@ -24,17 +27,23 @@ func (r refuser) Name() string { return "refuse" }
 func (r refuser) ServeConn(ctx context.Context, c *proxy.Conn) error {
 	ses := r.srv.begin(c)
 	defer r.srv.end(ses)
+	ses.told = true
 	stop := context.AfterFunc(ctx, ses.abort)
 	defer stop()
 	return ses.answer(ctx, refuseVerdict(c))
 }
 
 func refuseVerdict(c *proxy.Conn) *swap.Refusal {
-	return &swap.Refusal{
-		Status: http.StatusForbidden, Reason: "destination_refused",
-		Detail: c.Verdict.Explain(),
-		Advice: "a rule under network.allow in superserve.yaml can allow it",
+	ref := &swap.Refusal{Status: http.StatusForbidden, Reason: "destination_refused", Detail: c.Verdict.Explain()}
+	switch {
+	case c.Verdict.Reason == dial.ReasonTimeout:
+		ref.Status, ref.Reason = http.StatusGatewayTimeout, c.Verdict.Reason
+	case strings.HasPrefix(c.Verdict.Reason, dial.ReasonPrefix):
+		ref.Status, ref.Reason = http.StatusBadGateway, c.Verdict.Reason
+	default:
+		ref.Advice = "a rule under network.allow in superserve.yaml can allow it"
 	}
+	return ref
 }
 
 // answer finishes the client's handshake, under the name that the client asked

@@ -69,6 +69,9 @@ type Server struct {
 	log   *zap.Logger
 	ca    *ca.Authority
 	park  *park
+	// forms finds keys in answers. One for the run: guesses at a key are counted
+	// over all its connections.
+	forms redact.Cache
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -141,6 +144,15 @@ func (s *Server) end(ses *session) {
 	ses.close()
 }
 
+// auditPath is a path as the audit log may have it: without query, and no place for
+// a placeholder, which is for credential fields alone.
+func (s *Server) auditPath(path string) string {
+	if s.swap.Marked([]byte(path)) {
+		return "[holds a placeholder]"
+	}
+	return path
+}
+
 // session is one client connection and the upstream connection that serves it.
 // One goroutine drives it; abort, carries and use of mu's fields may come from
 // others.
@@ -154,6 +166,8 @@ type session struct {
 	alpn string
 	// reused is true while upstream came out of the park and has not answered.
 	reused bool
+	// told is true when the connection's refusal is recorded already, by who judged it.
+	told bool
 	// set covers every real key that went out on upstream; nil before the first.
 	set *redact.Set
 
