@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,18 @@ var errNoSecretd = errors.New("secretd is not installed")
 // binary, as ssh-agent's and bazel's clients do, so that a new user types one command; under systemd
 // the socket exists from boot and a connect is what starts it.
 func (sh *shell) secretd(ctx context.Context) (*client.Client, error) {
+	if sh.keeper != nil {
+		return sh.keeper, nil
+	}
+	c, err := sh.reachSecretd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sh.keeper = c
+	return c, nil
+}
+
+func (sh *shell) reachSecretd(ctx context.Context) (*client.Client, error) {
 	p, err := sh.places()
 	if err != nil {
 		return nil, err
@@ -58,9 +71,15 @@ func health(ctx context.Context, c *client.Client) error {
 	return err
 }
 
-// startable reports whether err means that nobody listens: no socket, or one whose owner is gone.
+// startable reports whether err means that nobody listens: no socket, one whose owner is gone, or one
+// whose owner went while we spoke to it.
 func startable(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+	for _, gone := range []error{os.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return false
 }
 
 // lockStart lets one superserve at a time start secretd. The folder is root's: who cannot make it

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/superserve/superserve/bpf"
 	"github.com/superserve/superserve/runtime/agent"
+	"github.com/superserve/superserve/runtime/cgroup"
 	"github.com/superserve/superserve/secretd/api"
 )
 
@@ -18,6 +20,8 @@ type advice struct {
 	text string
 }
 
+const seeDoctor = "see `superserve doctor`"
+
 // hints is the one table of advice: libraries give none. The first entry that matches is said.
 var hints = []advice{
 	{errNotRoot, "run it with sudo"},
@@ -25,11 +29,13 @@ var hints = []advice{
 	{errShort, "take it all the same with --allow-short"},
 	{api.ErrVersion, "stop the running secretd and try again: superserve starts the one it came with"},
 	{api.ErrDenied, "run it with sudo, or join the group superserve"},
-	{api.ErrUnavailable, "see `superserve doctor`"},
+	{api.ErrUnavailable, seeDoctor},
 	{agent.ErrNoManifest, "run `superserve init` in the project's folder"},
 	{errOtherSource, "if it is to take that agent's place and secrets: superserve deploy DIR"},
 	{errNoTerminal, "answer ahead with -y"},
 	{os.ErrPermission, "run it with sudo"},
+	{cgroup.ErrNoCgroup2, seeDoctor},
+	{bpf.ErrNotSupported, seeDoctor},
 }
 
 // hint returns the advice for err, "" when there is none.

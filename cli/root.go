@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/superserve/superserve/secretd/client"
 )
 
 // Exit codes of superserve itself; once the agent ran, its own code is passed through.
@@ -39,6 +41,8 @@ type shell struct {
 	out, err io.Writer
 	state    string // --state: one directory for everything, "" = the system's places
 	noColor  bool
+
+	keeper *client.Client // the secretd that has answered, nil before it was needed
 }
 
 // execute runs one command line and turns its error into text and an exit code.
@@ -82,6 +86,7 @@ func (sh *shell) rootCommand() *cobra.Command {
 		Long:          rootLong,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       buildVersion(),
 		Args:          cobra.ArbitraryArgs,
 		RunE:          unknownCommand,
 	}

@@ -18,7 +18,6 @@ const (
 	red    colour = "31"
 	green  colour = "32"
 	yellow colour = "33"
-	dim    colour = "2"
 )
 
 // paint wraps text in a colour when w is a terminal whose user did not ask for none (no-color.org).

@@ -251,12 +251,21 @@ func TestPsLogsAndStop(t *testing.T) {
 	if id == nil {
 		t.Fatalf("ps shows no running plain:\n%s%s", ps.stdout, ps.stderr)
 	}
+	followed := make(chan result)
+	go func() {
+		cmd := w.command(context.Background(), "logs", "-f", id[1])
+		out, err := cmd.Output()
+		followed <- result{stdout: string(out), stderr: fmt.Sprint(err)}
+	}()
 	if r := w.superserve("", "stop", id[1]); r.code != 0 {
 		t.Errorf("stop: exit %d: %s", r.code, r.stderr)
 	}
 	wait()
 	if ps := w.superserve("", "ps"); strings.Contains(ps.stdout, id[1]) {
 		t.Errorf("ps still shows %s:\n%s", id[1], ps.stdout)
+	}
+	if r := <-followed; r.stdout != "ready\n" || r.stderr != "<nil>" {
+		t.Errorf("logs -f: %q: %s", r.stdout, r.stderr)
 	}
 	if r := w.superserve("", "logs", id[1]); r.code != 0 || r.stdout != "ready\n" {
 		t.Errorf("logs: exit %d, %q: %s", r.code, r.stdout, r.stderr)

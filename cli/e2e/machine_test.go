@@ -1,0 +1,64 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestMachineThatLacks runs on a machine that lacks one thing at a time: one line says what, one what to
+// do, and nothing has happened.
+func TestMachineThatLacks(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	run := func(change func(*exec.Cmd)) result {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		cmd := w.command(ctx, "run", agentProject(t, "echo ran"))
+		change(cmd)
+		return w.finish(cmd, "")
+	}
+	tests := []struct {
+		name   string
+		change func(*exec.Cmd)
+		stderr string
+	}{
+		{"root", func(c *exec.Cmd) {
+			c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}, "Error: superserve run needs root\nhint: run it with sudo\n"},
+		{"cgroup v2", func(c *exec.Cmd) {
+			c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+			script := `awk '$3 == "cgroup2" { print $2 }' /proc/mounts | xargs -r umount -l && exec "$0" "$@"`
+			c.Args = append([]string{"sh", "-c", script, c.Path}, c.Args[1:]...)
+			c.Path = "/bin/sh"
+		}, "Error: no cgroup2 is mounted\nhint: see `superserve doctor`\n"},
+	}
+	for _, tt := range tests {
+		t.Run("it says that there is no "+tt.name, func(t *testing.T) {
+			r := run(tt.change)
+			if r.code != 1 || r.stdout != "" || r.stderr != tt.stderr {
+				t.Errorf("exit %d, stdout %q, stderr %q; want 1 and %q", r.code, r.stdout, r.stderr, tt.stderr)
+			}
+		})
+	}
+	if r := w.superserve("", "ps", "--all"); strings.Contains(r.stdout, "plain") {
+		t.Errorf("a run was recorded:\n%s", r.stdout)
+	}
+}
+
+// TestDoctor finds nothing missing on the machine that the other tests pass on.
+func TestDoctor(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	r := w.superserve("", "doctor")
+	if r.code != 0 || strings.Contains(r.stdout, "✗") {
+		t.Errorf("exit %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	for _, name := range []string{"kernel", "root", "cgroup", "bpf", "clone3", "network", "secretd", "modes", "gvisor"} {
+		if !strings.Contains(r.stdout, "✓ "+name+" ") {
+			t.Errorf("no line %s:\n%s", name, r.stdout)
+		}
+	}
+}
