@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 FLAGS   := -trimpath -ldflags '-s -w -X github.com/superserve/superserve/cli.version=$(VERSION)'
 ROOT    := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 
-.PHONY: help setup build generate test unit race e2e bench demo doctor lint vet clean
+.PHONY: help setup build generate test unit race e2e bench demo doctor vm lint vet clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ demo: build ## the main job: what the agent sees and what the upstream sees
 
 doctor: build ## what this machine offers and lacks
 	$(ROOT) bin/superserve doctor
+
+vm: ## the privileged tests on Debian's kernels, in QEMU (docs/KERNELS.md)
+	$(ROOT) scripts/vm
 
 lint: vet ## vet, and formatting
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
