@@ -14,7 +14,8 @@ import (
 type region struct{ from, to uintptr }
 
 // constants lists the regions that hold the binary's code and constants: mapped from a file and never writable,
-// so that their pages can be dropped and come back from the page cache.
+// so that their pages can be dropped and come back from the page cache. A program with shared libraries has none:
+// its loader has written relocations into pages that are read-only by now (RELRO), and those would not come back.
 func constants() ([]region, error) {
 	f, err := os.Open("/proc/self/maps")
 	if err != nil {
@@ -22,6 +23,7 @@ func constants() ([]region, error) {
 	}
 	defer f.Close()
 	var out []region
+	files := map[string]bool{}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		// address perms offset dev inode path, see proc(5)
@@ -33,7 +35,11 @@ func constants() ([]region, error) {
 		if _, err := fmt.Sscanf(fields[0], "%x-%x", &r.from, &r.to); err != nil {
 			return nil, fmt.Errorf("find the binary's pages: %w", err)
 		}
+		files[fields[4]] = true
 		out = append(out, r)
+	}
+	if len(files) > 1 {
+		return nil, lines.Err()
 	}
 	return out, lines.Err()
 }
