@@ -47,6 +47,9 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	case isCommand(err):
 		return s, s.endBefore(err)
 	}
+	if s.dir != nil {
+		s.dir.rec.Logs = false // a run that never was has nothing to be kept for
+	}
 	return nil, errors.Join(err, s.release())
 }
 
