@@ -1,12 +1,15 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/superserve/superserve/journal"
 )
 
 // maxPath is how many bytes of a path are kept, and maxText of any other text, so
@@ -16,64 +19,79 @@ const (
 	maxText = 256
 )
 
-// Writer is a Recorder that writes one JSON object and a newline for each Event,
-// with one Write. On a file that was opened with O_APPEND several processes may
-// share it. The chain of keyed hashes is to wrap this writer's destination, which
-// sees whole lines only.
+// Writer is a Recorder that makes one JSON object of each Event. It is safe for
+// concurrent use.
 type Writer struct {
 	run, agent string
+	own        []byte // what every line of this run says of run and agent
 	now        func() time.Time
-
-	mu   sync.Mutex // one Write at a time: an io.Writer need not be safe
-	w    io.Writer
-	line []byte
+	buffers    sync.Pool // of *[]byte
+	keep       func(object []byte) error
 }
 
-// NewWriter returns a Writer to w for events that name their own run and agent.
+// NewWriter returns a Writer to w for events that name their own run and agent. Each
+// is a line of its own, written with one Write.
 func NewWriter(w io.Writer) *Writer { return NewRunWriter(w, "", "") }
 
-// NewRunWriter returns a Writer that fills in the run and the agent of each event
-// that names none.
+// NewRunWriter returns a Writer to w that fills in the run and the agent of each
+// event that names none.
 func NewRunWriter(w io.Writer, run, agent string) *Writer {
-	return &Writer{w: w, run: run, agent: agent, now: time.Now}
+	return newWriter((&plainLines{w: w}).keep, run, agent)
 }
 
-// Record writes e. It returns the error of the write, or io.ErrShortWrite.
+// NewJournalWriter returns a Writer that appends to a journal, which numbers and tags
+// the lines and keeps them whatever happens to the process. The caller closes it.
+func NewJournalWriter(l *journal.Log, run, agent string) *Writer {
+	return newWriter(l.Append, run, agent)
+}
+
+func newWriter(keep func([]byte) error, run, agent string) *Writer {
+	w := &Writer{run: run, agent: agent, now: time.Now, keep: keep}
+	w.own = appendText(w.own, "run", run, maxText)
+	w.own = appendText(w.own, "agent", agent, maxText)
+	w.buffers.New = func() any { b := make([]byte, 0, 1024); return &b }
+	return w
+}
+
+// Record keeps e. When it returns an error the event is not kept.
 func (w *Writer) Record(e Event) error {
-	w.fill(&e)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.line = e.appendJSON(w.line[:0])
-	n, err := w.w.Write(w.line)
-	if err == nil && n < len(w.line) {
-		err = io.ErrShortWrite
+	if e.Time.IsZero() {
+		e.Time = w.now()
 	}
-	if err != nil {
+	b := w.buffers.Get().(*[]byte)
+	defer w.buffers.Put(b)
+	*b = e.appendJSON((*b)[:0], w)
+	if err := w.keep(*b); err != nil {
 		return fmt.Errorf("write audit record: %w", err)
 	}
 	return nil
 }
 
-func (w *Writer) fill(e *Event) {
-	if e.Time.IsZero() {
-		e.Time = w.now()
-	}
-	if e.Run == "" {
-		e.Run = w.run
-	}
-	if e.Agent == "" {
-		e.Agent = w.agent
-	}
+// plainLines writes lines without a chain.
+type plainLines struct {
+	mu   sync.Mutex // one Write at a time: an io.Writer need not be safe
+	w    io.Writer
+	line []byte
 }
 
-// appendJSON is written by hand because it runs once per request and allocates
+func (p *plainLines) keep(object []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line = append(append(p.line[:0], object...), '\n')
+	n, err := p.w.Write(p.line)
+	if err == nil && n < len(p.line) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+// appendJSON is written by hand because it runs twice per request and allocates
 // nothing; encoding/json takes several times as long (BenchmarkRecord).
-func (e *Event) appendJSON(b []byte) []byte {
+func (e *Event) appendJSON(b []byte, w *Writer) []byte {
 	b = append(b, `{"time":"`...)
-	b = e.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+	b = appendTime(b, e.Time)
 	b = append(b, '"')
-	b = appendText(b, "run", e.Run, maxText)
-	b = appendText(b, "agent", e.Agent, maxText)
+	b = w.appendOwn(b, e)
 	b = appendText(b, "kind", string(e.Kind), maxText)
 	b = appendInt(b, "conn", int64(e.Conn))
 	b = appendText(b, "protocol", e.Protocol, maxText)
@@ -90,8 +108,58 @@ func (e *Event) appendJSON(b []byte) []byte {
 	b = appendInt(b, "sent", e.Sent)
 	b = appendInt(b, "received", e.Received)
 	b = append(b, `,"ms":`...)
-	b = strconv.AppendFloat(b, float64(e.Duration.Microseconds())/1000, 'f', -1, 64)
-	return append(b, "}\n"...)
+	return append(appendMillis(b, e.Duration), '}')
+}
+
+// appendOwn writes the run and the agent, which are nearly always the Writer's.
+func (w *Writer) appendOwn(b []byte, e *Event) []byte {
+	if e.Run == "" && e.Agent == "" {
+		return append(b, w.own...)
+	}
+	b = appendText(b, "run", cmp.Or(e.Run, w.run), maxText)
+	return appendText(b, "agent", cmp.Or(e.Agent, w.agent), maxText)
+}
+
+// appendTime writes t in UTC with microseconds (RFC 3339). time.AppendFormat has no
+// quick way for that layout and takes twice as long.
+func appendTime(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	b = append(appendDigits(b, year, 4), '-')
+	b = append(appendDigits(b, int(month), 2), '-')
+	b = append(appendDigits(b, day, 2), 'T')
+	b = append(appendDigits(b, hour, 2), ':')
+	b = append(appendDigits(b, minute, 2), ':')
+	b = append(appendDigits(b, second, 2), '.')
+	return append(appendDigits(b, t.Nanosecond()/1000, 6), 'Z')
+}
+
+// appendDigits writes the last n digits of v.
+func appendDigits(b []byte, v, n int) []byte {
+	b = append(b, "000000"[:n]...)
+	for i := len(b) - 1; n > 0; i, n = i-1, n-1 {
+		b[i] = byte('0' + v%10)
+		v /= 10
+	}
+	return b
+}
+
+// appendMillis writes d in milliseconds with up to three decimals.
+func appendMillis(b []byte, d time.Duration) []byte {
+	us := d.Microseconds()
+	if us < 0 {
+		us = 0 // a clock that was set back
+	}
+	b = strconv.AppendInt(b, us/1000, 10)
+	if us %= 1000; us == 0 {
+		return b
+	}
+	b = appendDigits(append(b, '.'), int(us), 3)
+	for b[len(b)-1] == '0' {
+		b = b[:len(b)-1]
+	}
+	return b
 }
 
 func appendInt(b []byte, key string, v int64) []byte {

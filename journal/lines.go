@@ -1,4 +1,4 @@
-package ledger
+package journal
 
 import (
 	"bytes"
@@ -93,7 +93,7 @@ func lastLine(f *os.File) (last uint64, size int64, err error) {
 	}
 	last, ok := number(p[bytes.LastIndexByte(p[:end-1], '\n')+1 : end])
 	if !ok {
-		return 0, 0, errors.New("the last line is none of a ledger")
+		return 0, 0, errors.New("the last line is none of a journal")
 	}
 	return last, from + int64(end), nil
 }

@@ -1,4 +1,4 @@
-package ledger
+package journal
 
 import (
 	"crypto/ed25519"
@@ -17,13 +17,16 @@ import (
 	"github.com/superserve/superserve/secretd/private"
 )
 
-// keyFile is the master key's file in the directory of the logs: 64 hex digits.
-const keyFile = "key"
+// keyFile is the master key's file in the directory of the logs, in hex.
+const (
+	keyFile    = "key"
+	masterSize = 32 // bytes
+)
 
 // Key is the master key of a directory of logs. Who has it can make and check chains
 // and seals; it belongs to root, and no process that serves an agent gets it. It is
 // safe for concurrent use.
-type Key struct{ master [KeySize]byte }
+type Key struct{ master [masterSize]byte }
 
 // OpenKey reads the key of a directory of mode 0700, or makes it there when there is
 // none yet.
@@ -32,7 +35,7 @@ func OpenKey(dir string) (*Key, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err
 	}
-	fresh := make([]byte, KeySize)
+	fresh := make([]byte, masterSize)
 	rand.Read(fresh)
 	err = private.Create(filepath.Join(dir, keyFile), append(hex.AppendEncode(nil, fresh), '\n'))
 	if err != nil && !errors.Is(err, fs.ErrExist) {
@@ -54,7 +57,7 @@ func ReadKey(dir string) (*Key, error) {
 		return nil, fmt.Errorf("read the audit key: %w", err)
 	}
 	raw, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(raw) != KeySize {
+	if err != nil || len(raw) != masterSize {
 		return nil, fmt.Errorf("read the audit key: %s is damaged", f.Name())
 	}
 	k := &Key{}
@@ -63,7 +66,10 @@ func ReadKey(dir string) (*Key, error) {
 }
 
 // Chain returns the first key of the chain of the log of that name.
-func (k *Key) Chain(log string) [KeySize]byte { return k.derive("chain\x00" + log) }
+func (k *Key) Chain(log string) [KeySize]byte {
+	key := k.derive("chain\x00" + log)
+	return [KeySize]byte(key[:KeySize])
+}
 
 // Public returns the key that checks seals.
 func (k *Key) Public() ed25519.PublicKey {
@@ -75,7 +81,7 @@ func (k *Key) signer() ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
-func (k *Key) derive(what string) (out [KeySize]byte) {
+func (k *Key) derive(what string) (out [masterSize]byte) {
 	h := hmac.New(sha256.New, k.master[:])
 	h.Write([]byte(what))
 	h.Sum(out[:0])

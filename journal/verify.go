@@ -1,4 +1,4 @@
-package ledger
+package journal
 
 import (
 	"bufio"
@@ -129,7 +129,7 @@ func (r *Report) verify(dir string, key [KeySize]byte, seals []Seal) error {
 	})
 }
 
-// VerifySealed checks a log that is no ledger, at path, against the seals that a list
+// VerifySealed checks a log that is no journal, at path, against the seals that a list
 // has of it: what was sealed is there and unchanged.
 func VerifySealed(path, list string, key *Key) (Report, error) {
 	r := Report{Log: filepath.Base(path)}

@@ -1,4 +1,4 @@
-// Package ledger keeps an append-only file of lines in which a change, a cut or a
+// Package journal keeps an append-only file of lines in which a change, a cut or a
 // reorder shows, although the process that writes it is not trusted for ever.
 //
 // Every line is a JSON object that ends in its number and a tag. The tag is made
@@ -17,7 +17,7 @@
 // price of a copy: a line first goes into a file that is mapped into memory, the
 // tail, and from there with many others into the log. It does not survive a power
 // cut within the time between two seals.
-package ledger
+package journal
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ import (
 )
 
 // KeySize is the length of the key of a chain, in bytes.
-const KeySize = 32
+const KeySize = 16
 
 // MaxLine is the longest line of a log, in bytes, with its end.
 const MaxLine = 60 << 10
@@ -56,8 +56,9 @@ const block = sha256.BlockSize
 // next takes a JSON object, numbers and tags it, and moves on to the next key. The
 // line it returns is valid until the next call.
 //
-// secret = HMAC-SHA-256(key, line); the tag is a hash of it, and it is the next key.
-// HMAC is written out here because crypto/hmac allocates for each new key.
+// One half of HMAC-SHA-256(key, line) is the tag, the other the next key: neither says
+// anything of the other, nor of the key. HMAC is written out here because crypto/hmac
+// allocates for each new key. A further hash for the next key cost 0.1 µs a line.
 func (c *chain) next(object []byte) ([]byte, error) {
 	if len(object) < 2 || object[0] != '{' || object[len(object)-1] != '}' || bytes.IndexByte(object, '\n') >= 0 {
 		return nil, errors.New("not a JSON object in one line")
@@ -115,11 +116,10 @@ func (c *chain) turn(inner []byte) (tag [tagBytes]byte) {
 	subtle.XORBytes(outer[:], outer[:block], c.key[:])
 	digest := sha256.Sum256(inner)
 	copy(outer[block:], digest[:])
-	secret := sha256.Sum256(outer[:])
-	clear(inner[:block])                                                       // the only copy of the old key
-	public := sha256.Sum256(append(append(outer[:0], "tag"...), secret[:]...)) // one block
-	c.key = secret
-	copy(tag[:], public[:])
+	digest = sha256.Sum256(outer[:])
+	clear(inner[:block]) // the only copy of the old key
+	copy(tag[:], digest[:tagBytes])
+	copy(c.key[:], digest[tagBytes:])
 	return tag
 }
 
@@ -135,7 +135,7 @@ func split(line []byte) (body, tag []byte, ok bool) {
 }
 
 // number returns the number that a line says it has. ok is false for what is no line
-// of a ledger.
+// of a journal.
 func number(line []byte) (n uint64, ok bool) {
 	body, _, ok := split(line)
 	if !ok {

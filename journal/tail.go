@@ -1,4 +1,4 @@
-package ledger
+package journal
 
 import (
 	"encoding/binary"
@@ -17,7 +17,7 @@ import (
 // the line it makes room for, so that whoever reads the file after the writer was
 // killed finds whole lines only.
 const (
-	tailMagic  = "ssledgr1"
+	tailMagic  = "ssjourn1"
 	atLength   = 8  // two lengths, 64 bits each, in the order of the host
 	atKey      = 32 // the first key; the writer takes it out
 	tailHead   = 4096

@@ -1,4 +1,4 @@
-package ledger
+package journal
 
 import (
 	"bufio"
@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("LEDGER_TEST_WRITER"); dir != "" {
+	if dir := os.Getenv("JOURNAL_TEST_WRITER"); dir != "" {
 		writeUntilKilled(dir)
 		return
 	}
@@ -380,7 +380,7 @@ func TestKillLosesNothing(t *testing.T) {
 		}
 		tail.Close()
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "LEDGER_TEST_WRITER="+p.dir)
+		cmd.Env = append(os.Environ(), "JOURNAL_TEST_WRITER="+p.dir)
 		said, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
