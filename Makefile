@@ -27,7 +27,8 @@ test: setup build vet unit e2e ## the whole suite: unit, privileged and end to e
 unit: ## tests beside the code; as root the privileged ones too
 	$(ROOT) go test ./...
 
-race: ## the same under the race detector (needs a C compiler)
+race: ## the same under the race detector
+	@scripts/setup race
 	CGO_ENABLED=1 $(ROOT) go test -race ./bpf/... ./proxy/... ./runtime/... ./secretd/... ./cli
 
 e2e: build ## real clients in real sandboxes against upstreams on this machine
