@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/superserve/superserve/bpf"
+	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/ca"
@@ -321,17 +322,34 @@ func (p *proxyRun) roots() (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// recorder writes to the audit log and tells the supervisor's user of refusals.
+// recorder writes to the run's journal and tells the supervisor's user of refusals.
 func (p *proxyRun) recorder() (audit.Recorder, error) {
-	var to io.Writer = io.Discard
+	writer := audit.NewWriter(io.Discard)
 	if p.handoff.FDs.Audit != 0 {
-		f, err := inherited(p.handoff.FDs.Audit, "audit")
+		log, err := p.openJournal()
 		if err != nil {
 			return nil, err
 		}
-		p.closers = append(p.closers, f)
-		to = f
+		writer = audit.NewJournalWriter(log, p.handoff.Run, p.handoff.Agent)
 	}
-	p.notices = newNotices(audit.NewRunWriter(to, p.handoff.Run, p.handoff.Agent))
+	p.notices = newNotices(writer)
 	return p.notices, nil
+}
+
+// openJournal opens the run's log; closing it, before its file, writes its last lines.
+func (p *proxyRun) openJournal() (*journal.Log, error) {
+	f, err := inherited(p.handoff.FDs.Audit, "audit")
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, f)
+	tail, err := inherited(p.handoff.FDs.Tail, "tail")
+	if err != nil {
+		return nil, err
+	}
+	log, err := journal.OpenLog(f, tail)
+	if err == nil {
+		p.closers = append(p.closers, log)
+	}
+	return log, err
 }

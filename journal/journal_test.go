@@ -53,7 +53,6 @@ func (p place) open(t testing.TB, out io.Writer) *Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tail.Close()
 	if out == nil {
 		f, err := os.OpenFile(p.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		if err != nil {
@@ -82,6 +81,8 @@ func (p place) report(t testing.TB) (Report, Findings) {
 	return found.Logs[0], found
 }
 
+func done() error { return nil }
+
 func appendAll(t testing.TB, l *Log, from, n int) {
 	t.Helper()
 	for i := range n {
@@ -106,7 +107,7 @@ func sealed(t testing.TB) place {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(l.Close(), Settle(p.log, p.tail)); err != nil {
+	if err := errors.Join(l.Close(), Settle(p.log, p.tail, done)); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -400,7 +401,7 @@ func TestKillLosesNothing(t *testing.T) {
 			}
 		}
 		cmd.Wait()
-		if err := Settle(p.log, p.tail); err != nil {
+		if err := Settle(p.log, p.tail, done); err != nil {
 			t.Fatal(err)
 		}
 		r, _ := p.report(t)
@@ -436,15 +437,33 @@ func TestSettleAfterEachInstant(t *testing.T) {
 			t.Fatalf("cut at %d a reader sees %q, %v", cut, seen, err)
 		}
 		r.Close()
-		if err := Settle(p.log, p.tail); err != nil {
+		if err := Settle(p.log, p.tail, done); err != nil {
 			t.Fatal(err)
 		}
 		if got, _ := os.ReadFile(p.log); !bytes.Equal(got, whole) {
 			t.Fatalf("cut at %d: %q", cut, got)
 		}
 	}
-	if err := Settle(p.log, p.tail); err != nil {
+	if err := Settle(p.log, p.tail, done); err != nil {
 		t.Errorf("a second Settle: %v", err)
+	}
+}
+
+func TestSettleWaitsForTheWritersDeath(t *testing.T) {
+	p := newPlace(t)
+	l := p.open(t, nil)
+	appendAll(t, l, 0, 1)
+	if err := Settle(p.log, p.tail, func() error { t.Error("a log was settled under its writer"); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(p.tail); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Close(), Settle(p.log, p.tail, done)); err != nil {
+		t.Fatal(err)
+	}
+	if r, _ := p.report(t); r.Lines != 1 || r.Fault != "" {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -7,6 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // lines yields the lines of p with their ends, leaving out a last one that has
@@ -24,32 +27,47 @@ func lines(p []byte) func(func([]byte) bool) {
 }
 
 // Settle ends a log whose writer is dead: what the writer left in the tail is added
-// to the log, a line that it was in the middle of is taken from there, and the tail
-// is removed. It may be repeated, also after it was killed half-way. Both files are
-// the untrusted writer's work: what it finds in them is bounded and moved, and not
-// believed.
-func Settle(logPath, tailPath string) error {
-	mem, err := readTail(tailPath)
+// to the log, a line that it was in the middle of is taken from there, then is called
+// (it may seal), and the tail is removed. It may be repeated, also after it was killed
+// half-way or then failed, and by two at once, of which one does it. Both files are the
+// untrusted writer's work: what it finds in them is bounded and moved, and not believed.
+func Settle(logPath, tailPath string, then func() error) error {
+	f, err := os.Open(tailPath)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("settle log %q: %w", logPath, err)
+	}
+	defer f.Close()
+	if !lock(f) {
+		return nil // its writer lives, or somebody else does it
+	}
+	if _, err := os.Stat(tailPath); errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody else has done it
+	}
+	mem, err := readTail(f)
 	if err == nil {
 		err = appendLeftover(logPath, mem)
 	}
-	if err != nil {
+	if err = errors.Join(err, then()); err != nil {
 		return fmt.Errorf("settle log %q: %w", logPath, err)
 	}
 	return os.Remove(tailPath)
 }
 
-func readTail(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// lock takes the lock of a tail. A process that was killed takes a moment to die.
+func lock(f *os.File) bool {
+	for range 20 {
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return true
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, tailLength+1))
+	return false
 }
+
+func readTail(f io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(f, tailLength+1)) }
 
 func appendLeftover(path string, mem []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -145,9 +163,17 @@ func (r *Reader) Each(dead bool, do func(line []byte) error) error {
 	if !dead || r.tail == "" {
 		return nil
 	}
-	mem, err := readTail(r.tail)
-	if err != nil {
+	f, err := os.Open(r.tail)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil // settled: its lines are in the log
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	mem, err := readTail(f)
+	if err != nil {
+		return err
 	}
 	for _, line := range leftover(mem, r.last) {
 		if err := r.give(line, do); err != nil {

@@ -17,7 +17,8 @@ var ErrClosed = errors.New("the log is closed")
 
 // Log appends lines. It is safe for concurrent use.
 type Log struct {
-	out io.Writer
+	out  io.Writer
+	file *os.File // the tail's, for its lock
 
 	mu      sync.Mutex
 	quiet   sync.Cond // no write is under way
@@ -34,14 +35,15 @@ type Log struct {
 }
 
 // OpenLog returns a Log that appends to out, a file opened for appending at the end
-// of which it is alone, by way of a tail that CreateTail has made. It does not close
-// out; of the file tail only the mapping is kept.
+// of which it is alone, by way of a tail that CreateTail has made. It owns tail, also
+// when it fails, and does not own out.
 func OpenLog(out io.Writer, tail *os.File) (*Log, error) {
 	t, key, err := mapTail(tail)
 	if err != nil {
+		tail.Close()
 		return nil, fmt.Errorf("open the log's tail: %w", err)
 	}
-	l := &Log{out: out, tail: t, chain: chain{key: key}}
+	l := &Log{out: out, tail: t, file: tail, chain: chain{key: key}}
 	l.quiet.L = &l.mu
 	l.timer = time.AfterFunc(time.Hour, l.flushSoon)
 	l.timer.Stop()
@@ -198,5 +200,5 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.timer.Stop()
 	clear(l.chain.key[:])
-	return errors.Join(err, l.tail.close())
+	return errors.Join(err, l.tail.close(), l.file.Close())
 }

@@ -3,6 +3,7 @@ package journal
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
@@ -75,7 +76,7 @@ func ResumeSealer(key *Key, path, agent, list string) (*Sealer, error) {
 	}
 	for _, seal := range seals.all {
 		if seal.Log == filepath.Base(path) {
-			s.mark, s.ended = mark{seal.Lines, seal.Bytes}, seal.End
+			s.mark, s.ended, s.agent = mark{seal.Lines, seal.Bytes}, seal.End, cmp.Or(agent, seal.Agent)
 		}
 	}
 	return s, nil

@@ -27,13 +27,18 @@ const (
 
 // CreateTail makes the tail of a new log at path, of mode 0600, with the chain's first
 // key in it. All its blocks are allocated: a full disk shall be an error of a write,
-// not the death of the process that maps it. The caller closes the file.
+// not the death of the process that maps it. The file carries a lock (flock(2)), which
+// goes with its descriptor to the writer and ends when the last of them is closed: by
+// it Settle knows whether the writer lives. The caller closes the file.
 func CreateTail(path string, key [KeySize]byte) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, tailLength)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		err = unix.Fallocate(int(f.Fd()), 0, 0, tailLength)
+	}
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		_, err = f.Write(make([]byte, tailLength))
 	}

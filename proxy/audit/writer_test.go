@@ -182,7 +182,6 @@ func openJournal(t testing.TB) *journal.Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tail.Close()
 	l, err := journal.OpenLog(file(t), tail)
 	if err != nil {
 		t.Fatal(err)

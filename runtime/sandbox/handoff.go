@@ -48,7 +48,8 @@ type HandoffFDs struct {
 	Destinations int `json:"destinations"` // the BPF map of original destinations (bpf.OpenDestinations)
 	Grant        int `json:"grant"`        // stream socket that speaks secretd/lease
 	Secretd      int `json:"secretd"`      // directory of the socket that resumes grants (client.OpenResume), for Resume
-	Audit        int `json:"audit"`        // file or pipe, append only, one JSON object a line
+	Audit        int `json:"audit"`        // file, append only: the run's journal
+	Tail         int `json:"tail"`         // the journal's tail (journal.OpenLog)
 	Ready        int `json:"ready"`        // stream socket to the supervisor: one "ca" line, then notices; EOF ends the other side
 }
 

@@ -194,6 +194,9 @@ func TestSweep(t *testing.T) {
 	if left := groups(t, recs[0].ID); len(left) > 0 {
 		t.Errorf("control groups: %q", left)
 	}
+	if r := verified(t, state); !r.Ended {
+		t.Errorf("the audit log has no end: %+v", r)
+	}
 	recs, err = sandbox.List(state)
 	if err != nil || len(recs) != 1 || recs[0].Running || recs[0].Result == nil || recs[0].Result.Reason != sandbox.ReasonLost {
 		t.Errorf("got %+v, %v", recs, err)

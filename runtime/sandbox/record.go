@@ -212,13 +212,14 @@ func Sweep(state string) error {
 			dead[e.Name()] = lock
 		}
 	}
+	errs := []error{sweepAudit(state, dead)}
 	if len(dead) == 0 {
-		return nil
+		return errs[0]
 	}
 	if err := sweepGroups(dead); err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
-	return sweepDirs(state, dead)
+	return errors.Join(append(errs, sweepDirs(state, dead))...)
 }
 
 // stale reports whether a directory is too old to be one that is just being made.

@@ -58,6 +58,7 @@ type Sandbox struct {
 	cage  cage
 	world *bundle.Bundle
 	proxy *proxyProcess
+	audit *auditLog
 	io    *streams
 	gv    *runsc.Runtime
 	ctr   *runsc.Container
@@ -163,7 +164,9 @@ func (s *Sandbox) supervise(stop func()) {
 		s.proxy.follow(func(n Notice) { s.cfg.Notice(n.Text) })
 		s.kill(Result{codeFailed, ReasonProxy, "the proxy ended under the agent"})
 	})
+	stopSealing := s.sealAudit()
 	exit, err := s.ctr.Wait()
+	stopSealing()
 	s.cfg.Log.Debug("agent ended", zap.Int("code", exit.Code))
 	stop()
 	s.mu.Lock()

@@ -329,11 +329,10 @@ func (s *Sandbox) startProxy() error {
 		return err
 	}
 	defer closeFiles(listeners[:])
-	audit, err := s.openAudit()
-	if err != nil {
+	if s.audit, err = openAudit(s.cfg.State, s.dir.rec); err != nil {
 		return err
 	}
-	defer audit.Close()
+	defer s.audit.handOver()
 	resume, err := s.openResume()
 	if err != nil {
 		return err
@@ -350,7 +349,8 @@ func (s *Sandbox) startProxy() error {
 		&h.FDs.Destinations: s.cage.redirect.Destinations(),
 		&h.FDs.Grant:        s.grant.Channel,
 		&h.FDs.Secretd:      resume,
-		&h.FDs.Audit:        audit,
+		&h.FDs.Audit:        s.audit.file,
+		&h.FDs.Tail:         s.audit.tail,
 	})
 	if err != nil {
 		return err
@@ -359,20 +359,6 @@ func (s *Sandbox) startProxy() error {
 	closeFiles([]*os.File{s.grant.Channel})
 	s.grant.Channel = nil
 	return s.proxy.listen()
-}
-
-// openAudit opens the run's own audit log. It is not one file for all runs: whoever breaks a proxy could truncate that.
-func (s *Sandbox) openAudit() (*os.File, error) {
-	dir := filepath.Join(s.cfg.State, "audit")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
-	}
-	name := s.dir.rec.Started.UTC().Format("20060102T150405Z") + "-" + s.id + ".jsonl"
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
-	}
-	return f, nil
 }
 
 // openResume opens the way to secretd's resumption socket, which the proxy cannot reach by its path.
@@ -391,9 +377,12 @@ func (s *Sandbox) release() error {
 	}
 	// The kernel takes its time to free hooks and processes, and the proxy to part: at once, then.
 	var wg sync.WaitGroup
-	if s.proxy != nil {
-		wg.Go(s.proxy.close)
-	}
+	wg.Go(func() {
+		if s.proxy != nil {
+			s.proxy.close()
+		}
+		s.endAudit()
+	})
 	errs = append(errs, s.cage.close())
 	if s.ctr != nil {
 		s.ctr.Wait()
