@@ -120,6 +120,7 @@ func (sh *shell) commands() []*cobra.Command {
 		sh.logsCommand(),
 		sh.stopCommand(),
 		sh.agentsCommand(),
+		sh.auditCommand(),
 		sh.doctorCommand(),
 		sh.versionCommand(),
 		newProxyCommand(),
