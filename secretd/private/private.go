@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/secretd/failpoint"
 )
 
 // Dir makes sure that path is a directory of this process' user that no other can
@@ -86,6 +88,29 @@ func Create(path string, content []byte) error {
 		return fmt.Errorf("write %q: %w", path, err)
 	}
 	return Publish(temporary, path)
+}
+
+// Replace writes a file at path, over one that may be there, as Create does: after a
+// power cut the old content is there or the new, wholly.
+func Replace(path string, content []byte) error {
+	temporary := path + ".new-" + rand.Text()[:8]
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temporary)
+	_, err = f.Write(content)
+	failpoint.Hit("file written")
+	err = errors.Join(err, f.Sync(), f.Close())
+	failpoint.Hit("file synced")
+	if err != nil {
+		return fmt.Errorf("write %q: %w", path, err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return err
+	}
+	failpoint.Hit("file renamed")
+	return SyncDir(filepath.Dir(path))
 }
 
 // Publish gives a finished file its final name, which must be free, durably.
