@@ -15,7 +15,7 @@ import (
 
 	"github.com/superserve/superserve/secretd/api"
 	"github.com/superserve/superserve/secretd/audit"
-	"github.com/superserve/superserve/secretd/locked"
+	"github.com/superserve/superserve/secretd/ledger"
 	"github.com/superserve/superserve/secretd/private"
 	"github.com/superserve/superserve/secretd/seal"
 	"github.com/superserve/superserve/secretd/store"
@@ -27,9 +27,19 @@ type Config struct {
 	// State is the directory under which the daemon keeps its own, "secretd", of
 	// mode 0700: store, key, audit log, lock.
 	State string
-	// Keys gives the key-encryption key; nil is the file "key" in the daemon's
-	// directory, made with the store.
+	// Keys is where the store's key comes from. Where it is nil, a store that is made
+	// gets the file "key" in the daemon's directory, and one that is there is opened
+	// by KeySource.
 	Keys seal.Source
+	// KeySource returns the source of a kind that needs to be told nothing; nil knows
+	// "file" alone.
+	KeySource func(kind string) (seal.Source, error)
+	// Anchor is the path of the file that notices a store that was rolled back; "" is
+	// "secretd.anchor" in State. AnchorTPM takes its place when it is not nil.
+	Anchor    string
+	AnchorTPM ledger.Anchor
+	// AcceptRollback trusts a store that was rolled back or changed from outside.
+	AcceptRollback bool
 	// Build is the version of the program, for Health.
 	Build string
 	// Log is nil for none.
@@ -40,10 +50,17 @@ type Config struct {
 type Daemon struct {
 	build  string
 	log    *zap.Logger
+	cfg    Config
+	dir    string
 	lock   *os.File
-	store  store.Store
+	store  store.Store // closes the file; ledger once that is open
+	ledger *ledger.Ledger
 	sealer *seal.Sealer
+	root   seal.Root
+	source seal.Source // of root
 	audit  *audit.Log
+	// accepted is true when AcceptRollback was needed.
+	accepted bool
 
 	// ctx ends when the daemon does; grants that end later than it are kept in the
 	// store, to be resumed.
@@ -71,67 +88,39 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{build: cfg.Build, log: cfg.Log, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time), values: make(map[string]held)}
+	d := &Daemon{build: cfg.Build, log: cfg.Log, cfg: cfg, dir: dir, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time), values: make(map[string]held)}
 	if d.log == nil {
 		d.log = zap.NewNop()
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	if err := d.open(ctx, dir, cfg.Keys); err != nil {
+	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-func (d *Daemon) open(ctx context.Context, dir string, keys seal.Source) error {
-	path := filepath.Join(dir, "store.db")
-	if keys == nil {
-		// The key comes before the store: a store without its key is an error, a key
-		// without a store only an interrupted start.
-		_, err := os.Lstat(path)
-		keys = seal.File{Path: filepath.Join(dir, "key"), Create: os.IsNotExist(err)}
-	}
-	kek, err := keys.Key(ctx)
-	if err != nil {
-		return err
-	}
-	defer locked.Wipe(kek)
-	if d.sealer, err = seal.New(kek); err != nil {
-		return err
-	}
-	s, err := bolt.Open(path)
+func (d *Daemon) open(ctx context.Context) error {
+	s, err := bolt.Open(filepath.Join(d.dir, "store.db"))
 	if err != nil {
 		return err
 	}
 	d.store = s
-	if err := d.checkKey(ctx); err != nil {
+	if err := d.unlock(ctx); err != nil {
 		return err
 	}
-	if d.audit, err = audit.Open(filepath.Join(dir, "audit.log"), d.sealer.AuditKey()); err != nil {
+	if err := d.openAudit(ctx); err != nil {
 		return err
+	}
+	if d.accepted {
+		if err := d.record(self(), audit.Event{Verb: "accept"}); err != nil {
+			return err
+		}
 	}
 	return d.loadGrants(ctx)
 }
 
-// checkKey proves that the key is the store's, by a record made with it.
-func (d *Daemon) checkKey(ctx context.Context) error {
-	const key = "check"
-	place := seal.Place{Store: d.store.ID(), Kind: key}
-	r, err := d.store.Get(ctx, key)
-	if err == nil {
-		if _, err := d.sealer.Open(place, r.Value); err != nil {
-			return fmt.Errorf("the key is not this store's: %w", err)
-		}
-		return nil
-	}
-	if !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("read store: %w", err)
-	}
-	sealed, err := d.sealer.Seal(place, []byte(key))
-	if err != nil {
-		return err
-	}
-	return d.store.Apply(ctx, []store.Change{{Key: key, Value: sealed}})
-}
+// self is the caller of what the daemon does by itself.
+func self() caller { return caller{uid: uint32(os.Geteuid()), pid: int32(os.Getpid())} }
 
 // Health describes the daemon.
 func (d *Daemon) Health(ctx context.Context) (api.Health, error) {

@@ -1,5 +1,5 @@
-// Command secretd keeps the real keys of sandboxed agents. It has no network: it
-// answers on a unix socket, to root and the group superserve.
+// Command secretd keeps the real keys of sandboxed agents. It answers on a unix socket,
+// to root and the group superserve, and has no network but for a key source that has.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -17,38 +18,63 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/superserve/superserve/secretd"
+	"github.com/superserve/superserve/secretd/ledger"
 	"github.com/superserve/superserve/secretd/locked"
+	"github.com/superserve/superserve/secretd/seal"
+	"github.com/superserve/superserve/secretd/tpm"
 )
 
-const usage = "usage: secretd [--state DIR] [--socket PATH] | secretd version"
+const usage = "usage: secretd [--state DIR] [--socket PATH] [--key KEY] [--anchor PATH|tpm2[:DEVICE]] [--accept-rollback] | " +
+	"secretd rekey [--state DIR] [--key KEY] [--anchor …] --to KEY | secretd version"
+
+// Exit codes.
+const (
+	exitError    = 1
+	exitMistrust = 3 // the store was rolled back or changed from outside
+	exitKey      = 4 // the key is not the store's
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "secretd:", strings.ReplaceAll(err.Error(), "\n", "; "))
-		os.Exit(1)
+	err := run(ctx, os.Args[1:])
+	if err == nil {
+		return
 	}
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	code := exitError
+	switch {
+	case ledger.Mistrust(err):
+		code = exitMistrust
+		text += ". If that is on purpose, start it once with --accept-rollback"
+	case errors.Is(err, seal.ErrKey):
+		code = exitKey
+	}
+	fmt.Fprintln(os.Stderr, "secretd:", text)
+	os.Exit(code)
 }
 
-func run(ctx context.Context) error {
-	flags := flag.NewFlagSet("secretd", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	state := flags.String("state", "/var/lib/superserve", "")
-	socket := flags.String("socket", "/run/superserve/secretd.sock", "")
-	err := flags.Parse(os.Args[1:])
-	info, _ := debug.ReadBuildInfo()
+// options are the flags of every verb.
+type options struct {
+	state, socket, key, anchor, to string
+	acceptRollback                 bool
+}
+
+func run(ctx context.Context, args []string) error {
+	verb := "serve"
+	if len(args) > 0 && (args[0] == "rekey" || args[0] == "version") {
+		verb, args = args[0], args[1:]
+	}
+	o, err := parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Println(usage)
+		fmt.Println(usage + "\n\n" + keyUsage)
 		return nil
 	case err != nil:
 		return fmt.Errorf("%w; %s", err, usage)
-	case flags.NArg() == 1 && flags.Arg(0) == "version":
-		fmt.Println("secretd", info.Main.Version)
+	case verb == "version":
+		fmt.Println("secretd", version())
 		return nil
-	case flags.NArg() > 0:
-		return fmt.Errorf("unknown argument %q; %s", flags.Arg(0), usage)
 	}
 	if err := locked.Process(); err != nil {
 		return err
@@ -57,5 +83,77 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return secretd.Run(ctx, secretd.Config{State: *state, Build: info.Main.Version, Log: log.Named("secretd")}, *socket)
+	cfg, err := o.config(log.Named("secretd"))
+	if err != nil {
+		return err
+	}
+	if verb == "rekey" {
+		return rekey(ctx, cfg, o)
+	}
+	if o.to != "" {
+		return fmt.Errorf("--to belongs to rekey; %s", usage)
+	}
+	return secretd.Run(ctx, cfg, o.socket)
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("secretd", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&o.state, "state", "/var/lib/superserve", "")
+	flags.StringVar(&o.socket, "socket", "/run/superserve/secretd.sock", "")
+	flags.StringVar(&o.key, "key", "", "")
+	flags.StringVar(&o.to, "to", "", "")
+	flags.StringVar(&o.anchor, "anchor", "", "")
+	flags.BoolVar(&o.acceptRollback, "accept-rollback", false, "")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unknown argument %q", flags.Arg(0))
+	}
+	return o, nil
+}
+
+func version() string {
+	info, _ := debug.ReadBuildInfo()
+	return info.Main.Version
+}
+
+func (o options) keyFile() string { return filepath.Join(o.state, "secretd", "key") }
+
+func (o options) config(log *zap.Logger) (secretd.Config, error) {
+	cfg := secretd.Config{
+		State: o.state, Build: version(), Log: log, KeySource: known,
+		Anchor: o.anchor, AcceptRollback: o.acceptRollback,
+	}
+	if device, ok := strings.CutPrefix(o.anchor, "tpm2"); ok && (device == "" || device[0] == ':') {
+		cfg.Anchor, cfg.AnchorTPM = "", tpm.Counter{Device: tpm.Device}
+		if device != "" {
+			cfg.AnchorTPM = tpm.Counter{Device: device[1:]}
+		}
+	}
+	if o.key == "" {
+		return cfg, nil
+	}
+	var err error
+	cfg.Keys, err = source(o.key, o.keyFile())
+	return cfg, err
+}
+
+// rekey changes where the key comes from, or the key itself.
+func rekey(ctx context.Context, cfg secretd.Config, o options) error {
+	if o.to == "" {
+		return fmt.Errorf("rekey needs --to KEY; %s", usage)
+	}
+	to, err := source(o.to, o.keyFile())
+	if err != nil {
+		return err
+	}
+	n, err := secretd.Rekey(ctx, cfg, to)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("sealed %d records anew; the key comes from: %s\n", n, to.Kind())
+	return nil
 }

@@ -231,6 +231,10 @@ func TestBadInput(t *testing.T) {
 		"a state that others read": {[]string{"--state", open, "--socket", socketIn(open)}, "mode 0755"},
 		"a state in use":           {[]string{"--state", busy, "--socket", socketIn(open)}, "another secretd"},
 		"a state that cannot be":   {[]string{"--state", "/proc/none", "--socket", socketIn(open)}, "/proc/none"},
+		"an unknown key source":    {[]string{"--key", "nonsense"}, `unknown key source "nonsense"`},
+		"a passphrase on argv":     {[]string{"--key", "passphrase:hunter22hunter22"}, "never an argument"},
+		"a rekey to nowhere":       {[]string{"rekey", "--state", busy}, "needs --to"},
+		"a rekey of a live store":  {[]string{"rekey", "--state", busy, "--to", "file"}, "another secretd"},
 	} {
 		t.Run("it refuses "+name, func(t *testing.T) {
 			var out, errs bytes.Buffer
@@ -250,3 +254,5 @@ func TestBadInput(t *testing.T) {
 		t.Errorf("version: %q, %v", out, err)
 	}
 }
+
+func detached() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/superserve/superserve/secretd/failpoint"
 	"github.com/superserve/superserve/secretd/private"
 )
 
@@ -34,7 +35,8 @@ const syncPause = time.Second
 type Event struct {
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time"`
-	// Verb is set, delete, bind, grant, resume, expose, resolve or end.
+	// Verb is set, delete, bind, grant, resume, expose, resolve, end, rekey or accept
+	// (of a store that was rolled back).
 	Verb  string `json:"verb"`
 	Agent string `json:"agent,omitempty"`
 	Run   string `json:"run,omitempty"`
@@ -67,17 +69,25 @@ type Log struct {
 	seq   uint64
 	chain []byte
 	dirty bool
+	// durable is the last line that is known to be on the disk.
+	durable Mark
+}
+
+// Mark is a place in a log: a line that was once durable.
+type Mark struct {
+	Seq   uint64 `json:"seq"`
+	Chain []byte `json:"chain"`
 }
 
 // Open opens or makes the log at path and verifies it by key, which stays the
 // caller's and is only read. A last line that a power cut left unfinished is
-// removed; any other damage is an error.
-func Open(path string, key []byte) (*Log, error) {
+// removed; any other damage is ErrChanged, and a log that ends before since is ErrCut.
+func Open(path string, key []byte, since Mark) (*Log, error) {
 	f, err := private.Open(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	end, err := verify(f, key)
+	end, err := verify(f, key, since)
 	if err == nil {
 		err = f.Truncate(end.size)
 	}
@@ -88,7 +98,7 @@ func Open(path string, key []byte) (*Log, error) {
 		f.Close()
 		return nil, fmt.Errorf("open audit log %q: %w", path, err)
 	}
-	l := &Log{key: key, file: f, size: end.size, seq: end.seq, chain: end.chain, ended: make(chan struct{})}
+	l := &Log{key: key, file: f, size: end.size, seq: end.seq, chain: end.chain, durable: since, ended: make(chan struct{})}
 	l.wait.Go(l.syncer)
 	return l, nil
 }
@@ -112,6 +122,7 @@ func (l *Log) Record(e Event, durable bool) error {
 		}
 		return fmt.Errorf("record %s: %w", e.Verb, err)
 	}
+	failpoint.Hit("audit written")
 	if durable {
 		if err := l.file.Sync(); err != nil {
 			return fmt.Errorf("record %s: %w", e.Verb, errors.Join(err, l.rewind()))
@@ -119,6 +130,9 @@ func (l *Log) Record(e Event, durable bool) error {
 	}
 	l.seq, l.chain, l.size = e.Seq, chain, l.size+int64(len(line))
 	l.dirty = !durable
+	if durable {
+		l.durable = Mark{Seq: l.seq, Chain: chain}
+	}
 	return nil
 }
 
@@ -168,6 +182,13 @@ func (l *Log) syncer() {
 	}
 }
 
+// Durable returns the last line that is known to be on the disk.
+func (l *Log) Durable() Mark {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.durable
+}
+
 // Close brings everything to the disk and closes the file. A second Close does
 // nothing; a Record after it is an error.
 func (l *Log) Close() error {
@@ -181,12 +202,17 @@ func (l *Log) Close() error {
 	return l.err
 }
 
-// ErrChanged means that a log was tampered with or damaged.
-var ErrChanged = errors.New("audit log was changed")
+// The reasons not to trust a log.
+var (
+	// ErrChanged means that a log was tampered with or damaged.
+	ErrChanged = errors.New("audit log was changed")
+	// ErrCut means that lines which were durable once are gone from the end.
+	ErrCut = errors.New("audit log was cut: its last lines are missing")
+)
 
 // Verify reads a log and checks every line by key. It returns the number of events.
 func Verify(r io.Reader, key []byte) (uint64, error) {
-	end, err := verify(r, key)
+	end, err := verify(r, key, Mark{})
 	return end.seq, err
 }
 
@@ -197,11 +223,14 @@ type end struct {
 	size  int64
 }
 
-func verify(r io.Reader, key []byte) (end, error) {
+func verify(r io.Reader, key []byte, since Mark) (end, error) {
 	var e end
 	in := bufio.NewReaderSize(r, maxLine)
 	for {
 		line, err := in.ReadSlice('\n')
+		if errors.Is(err, io.EOF) && e.seq < since.Seq {
+			return e, fmt.Errorf("%w: it ends with line %d, and line %d was written", ErrCut, e.seq, since.Seq)
+		}
 		if errors.Is(err, io.EOF) {
 			return e, nil // what is left is a line without its end, or nothing
 		}
@@ -209,7 +238,7 @@ func verify(r io.Reader, key []byte) (end, error) {
 			return e, fmt.Errorf("line %d: %w", e.seq+1, errors.Join(ErrChanged, err))
 		}
 		chain, ok := check(line, key, e)
-		if !ok {
+		if !ok || e.seq+1 == since.Seq && !hmac.Equal(chain, since.Chain) {
 			return e, fmt.Errorf("line %d: %w", e.seq+1, ErrChanged)
 		}
 		e = end{seq: e.seq + 1, chain: chain, size: e.size + int64(len(line))}

@@ -18,7 +18,7 @@ var key = bytes.Repeat([]byte{7}, 32)
 func written(t *testing.T, n int) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "audit.log")
-	l, err := Open(path, key)
+	l, err := Open(path, key, Mark{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func written(t *testing.T, n int) string {
 
 func TestLog(t *testing.T) {
 	path := written(t, 5)
-	l, err := Open(path, key)
+	l, err := Open(path, key, Mark{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestOpenAfterACut(t *testing.T) {
 	if err := os.WriteFile(path, p[:len(p)-7], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := Open(path, key)
+	l, err := Open(path, key, Mark{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestOpenAfterACut(t *testing.T) {
 }
 
 func TestRecordFailsWhenTheFileDoes(t *testing.T) {
-	l, err := Open(written(t, 1), key)
+	l, err := Open(written(t, 1), key, Mark{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,19 +43,22 @@ func TestOpenRefusesAnotherPlace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, change := range map[string]func(*Place){
-		"store":           func(p *Place) { p.Store = "s2" },
-		"kind":            func(p *Place) { p.Kind = "grant" },
-		"agent":           func(p *Place) { p.Agent = "b" },
-		"name":            func(p *Place) { p.Name = "OTHER" },
-		"version":         func(p *Place) { p.Version = 2 },
-		"binding":         func(p *Place) { p.Binding[31] = 1 },
-		"shifted lengths": func(p *Place) { p.Agent, p.Name = "aK", "EY" },
+	for name, tt := range map[string]struct {
+		change func(*Place)
+		want   error
+	}{
+		"store":           {func(p *Place) { p.Store = "s2" }, ErrMoved},
+		"kind":            {func(p *Place) { p.Kind = "grant" }, ErrMoved},
+		"agent":           {func(p *Place) { p.Agent = "b" }, ErrMoved},
+		"name":            {func(p *Place) { p.Name = "OTHER" }, ErrMoved},
+		"version":         {func(p *Place) { p.Version = 2 }, ErrRenumbered},
+		"binding":         {func(p *Place) { p.Binding[31] = 1 }, ErrBinding},
+		"shifted lengths": {func(p *Place) { p.Agent, p.Name = "aK", "EY" }, ErrMoved},
 	} {
 		p := place()
-		change(&p)
-		if _, err := s.Open(p, sealed); !errors.Is(err, ErrSealed) {
-			t.Errorf("another %s: %v; want ErrSealed", name, err)
+		tt.change(&p)
+		if _, err := s.Open(p, sealed); !errors.Is(err, tt.want) || !errors.Is(err, ErrSealed) {
+			t.Errorf("another %s: %v; want %v", name, err, tt.want)
 		}
 	}
 	if _, err := sealer(t, 2).Open(place(), sealed); !errors.Is(err, ErrSealed) {
@@ -77,8 +80,8 @@ func TestOpenRefusesEveryChangedBit(t *testing.T) {
 		sealed[i/8] ^= 1 << (i % 8)
 	}
 	for n := range sealed {
-		if _, err := s.Open(place(), sealed[:n]); !errors.Is(err, ErrSealed) {
-			t.Fatalf("cut at %d: %v; want ErrSealed", n, err)
+		if _, err := s.Open(place(), sealed[:n]); !errors.Is(err, ErrCut) {
+			t.Fatalf("cut at %d: %v; want ErrCut", n, err)
 		}
 	}
 }
@@ -96,30 +99,51 @@ func FuzzOpen(f *testing.F) {
 }
 
 func TestFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "key")
-	if _, err := (File{Path: path}).Key(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+	ctx, path := t.Context(), filepath.Join(t.TempDir(), "key")
+	file := File{Path: path}
+	if _, err := file.Key(ctx, "s", nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("got %v; want ErrNotExist: a lost key is not replaced", err)
 	}
-	first, err := File{Path: path, Create: true}.Key(t.Context())
+	first, id, err := file.New(ctx, "s", false)
 	if err != nil || len(first) != KeySize {
 		t.Fatalf("%d bytes, %v", len(first), err)
 	}
-	again, err := File{Path: path}.Key(t.Context())
-	if err != nil || !bytes.Equal(first, again) {
-		t.Fatalf("another key the second time, %v", err)
+	if again, _, err := file.New(ctx, "s", false); err != nil || !bytes.Equal(first, again) {
+		t.Fatalf("another key for a store that was never finished, %v", err)
 	}
-	for _, n := range []int{0, KeySize - 1, KeySize + 1} {
+	second, id2, err := file.New(ctx, "s", true)
+	if err != nil || bytes.Equal(first, second) {
+		t.Fatalf("the same key after rekey, %v", err)
+	}
+	for _, want := range []struct{ key, id []byte }{{first, id}, {second, id2}} {
+		if got, err := file.Key(ctx, "s", want.id); err != nil || !bytes.Equal(got, want.key) {
+			t.Fatalf("one of two keys is not found: %v", err)
+		}
+	}
+	if err := file.Retire(ctx, id2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.Key(ctx, "s", id); !errors.Is(err, ErrKey) {
+		t.Fatalf("a retired key: %v; want ErrKey", err)
+	}
+	for _, n := range []int{0, KeySize - 1, KeySize + 1, (maxFileKeys + 1) * KeySize} {
 		if err := os.WriteFile(path, make([]byte, n), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := (File{Path: path, Create: true}).Key(t.Context()); err == nil {
-			t.Errorf("took a key of %d bytes", n)
+		if _, _, err := file.New(ctx, "s", false); err == nil {
+			t.Errorf("took a key file of %d bytes", n)
 		}
 	}
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (File{Path: path}).Key(t.Context()); err == nil {
+	if _, err := file.Key(ctx, "s", id2); err == nil {
 		t.Error("took a key that others can read")
+	}
+	if err := file.Retire(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is left: %v", err)
 	}
 }
