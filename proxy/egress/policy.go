@@ -33,6 +33,7 @@ type Rules struct {
 	Allow, Deny  []string
 	AllowPrivate []string
 	Bound        []api.Pattern
+	Requests     []RequestRule // rules with methods and paths
 	// Exempt are IP literals for which the operator named the address to dial
 	// (--resolve): whatever class they have, they are never dialled themselves.
 	Exempt []netip.AddrPort
@@ -47,6 +48,7 @@ type Policy struct {
 	mode        string
 	allow, deny list
 	bound       list
+	requests    []requestRule
 	private     []netip.Prefix
 	exempt      map[netip.AddrPort]bool
 	own         func(netip.Addr) bool
@@ -92,6 +94,12 @@ func (d Decision) Explain() string {
 		return "the address is not on the public internet (" + d.Rule + "); `network: allow_private:` can name it"
 	case ReasonServer:
 		return "the TLS server name is refused: " + d.Rule
+	case ReasonRequestDenied:
+		return "the request is refused by the rule: " + d.Rule
+	case ReasonRequestUnlisted:
+		return "of this host's requests only some are allowed, by rules such as: " + d.Rule
+	case ReasonPath:
+		return "the path can be read in more than one way, and a rule looks at paths: write it without %2F, //, ;, . and .."
 	}
 	if text := elsewhere[d.Reason]; text != "" {
 		return text
@@ -133,6 +141,15 @@ func Parse(r Rules) (*Policy, error) {
 	}
 	if p.deny, err = parseList("deny", r.Deny); err != nil {
 		return nil, err
+	}
+	for _, entry := range r.Requests {
+		parsed, err := parseRequestRule(entry)
+		if err != nil {
+			return nil, err
+		}
+		if p.requests = append(p.requests, parsed); !parsed.deny {
+			p.allow.add(parsed.rule)
+		}
 	}
 	for _, pattern := range r.Bound {
 		p.bound.add(boundRule(pattern))
