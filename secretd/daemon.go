@@ -100,7 +100,11 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 }
 
 func (d *Daemon) open(ctx context.Context) error {
-	s, err := bolt.Open(filepath.Join(d.dir, "store.db"))
+	path := filepath.Join(d.dir, "store.db")
+	if err := private.Sweep(path); err != nil {
+		return err
+	}
+	s, err := bolt.Open(path)
 	if err != nil {
 		return err
 	}

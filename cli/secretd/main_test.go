@@ -27,7 +27,17 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(tests(m))
+}
+
+func tests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "secretd-build")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	builds = dir
+	return m.Run()
 }
 
 func command(t *testing.T, args ...string) *exec.Cmd {

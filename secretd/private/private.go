@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -111,6 +112,25 @@ func Replace(path string, content []byte) error {
 	}
 	failpoint.Hit("file renamed")
 	return SyncDir(filepath.Dir(path))
+}
+
+// Sweep removes what an interrupted Create or Replace of path left beside it. The caller
+// has to hold the lock that keeps others from writing it.
+func Sweep(path string) error {
+	dir, prefix := filepath.Dir(path), filepath.Base(path)+".new-"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Publish gives a finished file its final name, which must be free, durably.

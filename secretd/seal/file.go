@@ -80,6 +80,9 @@ func (s File) Key(_ context.Context, _ string, header []byte) ([]byte, error) {
 
 // Retire leaves the file with the key of the id header only, or removes it.
 func (s File) Retire(ctx context.Context, header []byte) error {
+	if err := private.Sweep(s.Path); err != nil {
+		return err
+	}
 	if header == nil {
 		err := os.Remove(s.Path)
 		if errors.Is(err, fs.ErrNotExist) {
