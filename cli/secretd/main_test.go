@@ -57,25 +57,35 @@ func start(t *testing.T, dir string) *exec.Cmd {
 
 func serving(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	out, err := cmd.StderrPipe()
-	if err != nil {
+	if err := served(t, cmd); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// served starts secretd and waits until it serves.
+func served(t *testing.T, cmd *exec.Cmd) error {
+	t.Helper()
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	said := ""
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		if strings.Contains(lines.Text(), `"serving"`) {
-			return
+			return nil
 		}
-		t.Log(lines.Text())
+		said = lines.Text()
+		t.Log(said)
 	}
-	t.Fatal("secretd ended before it served")
+	return fmt.Errorf("secretd ended before it served: %s", said)
 }
 
 func socketIn(dir string) string { return filepath.Join(dir, "run", "secretd.sock") }
