@@ -117,12 +117,15 @@ func mkdir(dir string, prepare func() error) error {
 		if err = prepare(); err == nil {
 			err = os.Mkdir(dir, 0o755)
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
+		if !gone(err) {
 			return err
 		}
 	}
 	return err
 }
+
+// gone says whether err is that of a cgroup which was removed, before its file was opened or (ENODEV) after.
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) }
 
 // directories are the leaf's cgroup1 directories, each once: two controllers may share a hierarchy.
 func (l *Leaf) directories() []string {
@@ -256,7 +259,7 @@ func remove(ctx context.Context, dir string) error {
 		}
 		return err
 	})
-	if errors.Is(err, fs.ErrNotExist) {
+	if gone(err) {
 		return nil
 	}
 	if err != nil {

@@ -38,7 +38,7 @@ func sweep(path string) error {
 		l.v1[dir] = dir // which controller it is does not matter any more
 	}
 	err := l.Close()
-	if errors.Is(err, fs.ErrNotExist) {
+	if gone(err) {
 		return nil // its supervisor was not dead and has removed it
 	}
 	return err
