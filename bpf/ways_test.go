@@ -126,9 +126,19 @@ var ways = map[string]way{
 func tryAll() string {
 	var all strings.Builder
 	for name, way := range ways {
-		fmt.Fprintf(&all, "%s: %s\n", name, way.try())
+		fmt.Fprintf(&all, "%s: %s\n", name, way.uninterrupted())
 	}
 	return all.String()
+}
+
+// uninterrupted tries the way, again when its wait was interrupted: the kernel takes an io_uring down in the
+// thread that had it, whatever that thread waits for by then (seen on slow processors, Linux 6.1).
+func (w way) uninterrupted() string {
+	came := w.try()
+	for tries := 1; came == "EINTR" && tries < 10; tries++ {
+		came = w.try()
+	}
+	return came
 }
 
 var ap = netip.MustParseAddrPort
