@@ -18,6 +18,8 @@ const (
 	ReasonHello = "bad_tls_hello"
 	// ReasonPlaintext means that the name is intercepted and no TLS was spoken.
 	ReasonPlaintext = "plaintext"
+	// ReasonCrowd means that as many connections are open as may be.
+	ReasonCrowd = "too_many_connections"
 	// ReasonQuiet means that a client that has to speak first did not.
 	ReasonQuiet = "no_tls_hello"
 	// ReasonECH means that an encrypted hello hides the name of an intercepted one.
@@ -61,6 +63,10 @@ var errQuiet = errors.New("the client said nothing")
 // serves c; nil means a RST.
 func (s *Server) choose(c *Conn) Protocol {
 	intercepted := c.Verdict.Allow && s.intercepts(c)
+	wire := s.wire(c, intercepted)
+	if wire != nil && wire.ServerFirst() {
+		return wire
+	}
 	err := s.peek(c, intercepted)
 	quiet := errors.Is(err, errQuiet)
 	switch {
@@ -72,6 +78,8 @@ func (s *Server) choose(c *Conn) Protocol {
 		return s.cfg.Passthrough // a client that only listens
 	case err != nil && !errors.Is(err, errNotTLS) && !quiet:
 		return nil // the client is gone
+	case wire != nil && !quiet:
+		return wire
 	case intercepted:
 		return s.intercept(c)
 	case quiet && tlsPorts[c.Port]:
@@ -88,6 +96,20 @@ func (s *Server) intercepts(c *Conn) bool {
 		return s.cfg.InterceptAddr != nil && s.cfg.InterceptAddr(c.Dest.Addr(), c.Port)
 	}
 	return s.cfg.Intercept != nil && s.cfg.Intercept(c.Host, c.Port)
+}
+
+// wire returns the protocol of a database that c's destination is bound for; nil when
+// there is none.
+func (s *Server) wire(c *Conn, intercepted bool) Wire {
+	if !intercepted {
+		return nil
+	}
+	for _, w := range s.cfg.Wires {
+		if w.Bound(c.Host, c.Dest.Addr(), c.Port) {
+			return w
+		}
+	}
+	return nil
 }
 
 // intercept serves a name that a secret is bound to. A hello whose outer name is

@@ -26,6 +26,17 @@ type Protocol interface {
 	ServeConn(ctx context.Context, c *Conn) error
 }
 
+// Wire is a Protocol other than HTTP that carries secrets: a database's.
+type Wire interface {
+	Protocol
+	// Bound reports whether connections to h, or to addr when h is empty, on port
+	// are this protocol's.
+	Bound(h api.Host, addr netip.Addr, port uint16) bool
+	// ServerFirst reports whether the client waits for the server's greeting, so
+	// that there are no first bytes to look at.
+	ServerFirst() bool
+}
+
 // Names finds the name behind a synthetic address; dns.Table is one.
 type Names interface {
 	Name(netip.Addr) (api.Host, bool)
@@ -42,7 +53,10 @@ type Config struct {
 	// Names finds names by synthetic address; nil knows none.
 	Names Names
 	// Policy judges; nil refuses all.
-	Policy *egress.Policy
+	Policy Policy
+	// Upstream judges the address that an open connection's upstream has, when the
+	// policy was replaced; dial.Dialer.Recheck does. nil allows all.
+	Upstream func(h api.Host, port uint16, a netip.Addr) egress.Decision
 	// Intercept reports whether TLS to a name is ended here; nil means never.
 	Intercept func(api.Host, uint16) bool
 	// InterceptAddr is Intercept for IP literals; nil means never.
@@ -52,6 +66,9 @@ type Config struct {
 	Plaintext func(api.Host, uint16) bool
 	// Web serves intercepted connections.
 	Web Protocol
+	// Wires serve intercepted connections to what is bound to one of them, with and
+	// without TLS; the first that is bound wins over the rest and over Web.
+	Wires []Wire
 	// Refuse tells a TLS client why it was refused.
 	Refuse Protocol
 	// Passthrough serves what is allowed and not intercepted.

@@ -30,6 +30,8 @@ type Conn struct {
 	ID uint64
 	// Verdict is the policy's decision. A refusing Protocol answers with it.
 	Verdict egress.Decision
+
+	peer *livePeer // nil for a Conn that no Server made
 }
 
 // Name returns what the agent connected to, without the port: the name, else the

@@ -36,10 +36,13 @@ type Server struct {
 
 	accepted, unknown, refused, capped atomic.Uint64
 
+	generation atomic.Uint64 // counts calls of Recheck
+
 	wg     sync.WaitGroup // connections and Serve calls
 	mu     sync.Mutex
 	closed bool
 	open   map[interface{ Close() error }]struct{} // listeners and connections
+	peers  map[*livePeer]struct{}
 }
 
 // New returns a Server that serves nothing yet.
@@ -57,7 +60,7 @@ func New(cfg Config) *Server {
 	s := &Server{
 		cfg: cfg, log: log.Named("proxy"), timing: defaultTiming,
 		slots: make(chan struct{}, cfg.MaxConns),
-		open:  map[interface{ Close() error }]struct{}{},
+		open:  map[interface{ Close() error }]struct{}{}, peers: map[*livePeer]struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -125,6 +128,7 @@ func (s *Server) start(conn net.Conn) {
 	case s.slots <- struct{}{}:
 	default:
 		s.capped.Add(1)
+		s.recordCapped(conn)
 		_ = reset(conn)
 		return
 	}
@@ -174,7 +178,7 @@ func (s *Server) Close() {
 
 // serve is one connection from its destination to its protocol.
 func (s *Server) serve(conn net.Conn) {
-	id := s.accepted.Add(1)
+	id, generation := s.accepted.Add(1), s.generation.Load()
 	dest, err := s.destination(conn)
 	if err != nil {
 		s.unknown.Add(1)
@@ -182,9 +186,19 @@ func (s *Server) serve(conn net.Conn) {
 		_ = reset(conn)
 		return
 	}
-	c := &Conn{Conn: conn, Dest: dest, Port: dest.Port(), ID: id}
+	c := &Conn{Conn: conn, Dest: dest, Port: dest.Port(), ID: id, peer: &livePeer{raw: conn, dest: dest, id: id}}
+	// Before it is judged: else a policy that comes in between would not find it.
+	s.meet(c.peer)
+	defer s.part(c.peer)
 	c.Host, c.Verdict = s.judge(dest)
 	proto := s.choose(c)
+	c.peer.note(c, proto != nil && proto == s.cfg.Passthrough)
+	if s.generation.Load() != generation {
+		// The policy was replaced between its decision and what Recheck can see of it.
+		if _, d := s.rejudge(c.peer); !d.Allow {
+			proto = s.refuse(c, d)
+		}
+	}
 	if proto == nil {
 		_ = c.Reset()
 		return
@@ -194,6 +208,18 @@ func (s *Server) serve(conn net.Conn) {
 	if err := proto.ServeConn(s.ctx, c); err != nil {
 		s.log.Debug("connection ended", zap.Uint64("conn", c.ID), zap.String("host", c.Name()), zap.Error(err))
 	}
+}
+
+func (s *Server) meet(p *livePeer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peers[p] = struct{}{}
+}
+
+func (s *Server) part(p *livePeer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.peers, p)
 }
 
 // destination asks for the record of the connection. A mapped IPv4 address is
@@ -227,6 +253,11 @@ func (s *Server) judge(dest netip.AddrPort) (api.Host, egress.Decision) {
 func (s *Server) refuse(c *Conn, d egress.Decision) Protocol {
 	s.refused.Add(1)
 	c.Verdict = d
+	if c.peer != nil {
+		c.peer.mu.Lock()
+		c.peer.refused = true
+		c.peer.mu.Unlock()
+	}
 	if err := s.record(c); err != nil {
 		s.log.Error("refused connection is not recorded", zap.Error(err))
 		return nil
@@ -235,6 +266,20 @@ func (s *Server) refuse(c *Conn, d egress.Decision) Protocol {
 		return nil
 	}
 	return s.cfg.Refuse
+}
+
+// recordCapped records a connection that came when MaxConns were open.
+func (s *Server) recordCapped(conn net.Conn) {
+	dest, err := s.destination(conn)
+	if err != nil {
+		return
+	}
+	c := &Conn{Dest: dest, Port: dest.Port(), ID: s.accepted.Add(1)}
+	c.Host, c.Verdict = s.judge(dest)
+	c.Verdict = egress.Decision{Rule: "max_conns", Reason: ReasonCrowd}
+	if err := s.record(c); err != nil {
+		s.log.Error("refused connection is not recorded", zap.Error(err))
+	}
 }
 
 func (s *Server) record(c *Conn) error {

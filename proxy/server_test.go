@@ -329,6 +329,9 @@ func TestServerResetsWhatIsOverTheCap(t *testing.T) {
 	if got := served(t, r.client(t, nil)); got != "reset" {
 		t.Errorf("the third is served by %s", got)
 	}
+	if e := <-r.events; e.Reason != ReasonCrowd || e.Verdict != audit.Refused || e.Name != "free.org" {
+		t.Errorf("event = %+v", e)
+	}
 	if r.Counts().Capped != 1 {
 		t.Errorf("counts = %+v", r.Counts())
 	}

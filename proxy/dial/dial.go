@@ -36,10 +36,17 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
+// Policy judges addresses. *egress.Policy is one, and *egress.Live one that can be
+// replaced. It is safe for concurrent use.
+type Policy interface {
+	Addr(a netip.Addr, port uint16) egress.Decision
+	Resolved(a netip.Addr, port uint16) egress.Decision
+}
+
 // Config is what a Dialer needs.
 type Config struct {
 	// Policy classifies addresses; nil refuses all.
-	Policy *egress.Policy
+	Policy Policy
 	// Overrides say where a host is, as curl's --resolve: "HOST:PORT:ADDR:PORT" or
 	// "HOST:PORT:ADDR" with the same port. They are the operator's own word, so
 	// their addresses are not classified. HOST may be an IP literal.
@@ -53,7 +60,7 @@ type Config struct {
 // Dialer connects to upstreams. It is safe for concurrent use; one serves a run,
 // and TLS sessions are resumed within it only.
 type Dialer struct {
-	policy    *egress.Policy
+	policy    Policy
 	overrides overrides
 	resolver  Resolver
 	net       net.Dialer
@@ -113,6 +120,24 @@ func (d *Dialer) dialLiteral(ctx context.Context, addr netip.Addr, port uint16) 
 		return nil, &Error{Op: OpRefuse, Err: &Refused{Decision: v}}
 	}
 	return d.connect(ctx, []netip.AddrPort{netip.AddrPortFrom(addr, port)})
+}
+
+// Recheck judges the address of a connection that stands, as Dial would now: policy
+// and the host's own addresses change, and a connection that is kept for another use
+// must not outlive what it was allowed by.
+func (d *Dialer) Recheck(h api.Host, port uint16, a netip.Addr) egress.Decision {
+	a = a.Unmap()
+	host := string(h)
+	if h == "" {
+		host = a.String()
+	}
+	if len(d.overrides.find(host, port)) > 0 || h == "" && d.overrides.leadsTo(a) {
+		return egress.Decision{Allow: true, Rule: "resolve"}
+	}
+	if h == "" {
+		return d.policy.Addr(a, port)
+	}
+	return d.policy.Resolved(a, port)
 }
 
 // resolve returns the addresses of h that the policy lets through, in the order
@@ -260,6 +285,13 @@ func (d *Dialer) DialTLSAddr(ctx context.Context, addr netip.Addr, port uint16, 
 		return nil, err
 	}
 	return d.handshake(ctx, conn, addr.Unmap().String(), alpn)
+}
+
+// Secure ends a TLS handshake over conn, for protocols that begin in clear and
+// then turn to TLS, and verifies that the certificate names name. It owns conn and
+// closes it when it fails. The error is an *Error.
+func (d *Dialer) Secure(ctx context.Context, conn net.Conn, name string, alpn []string) (*tls.Conn, error) {
+	return d.handshake(ctx, conn, name, alpn)
 }
 
 func (d *Dialer) handshake(ctx context.Context, conn net.Conn, name string, alpn []string) (*tls.Conn, error) {

@@ -83,6 +83,56 @@ func TestDialRefusesWhatANameMustNotBe(t *testing.T) {
 	}
 }
 
+// TestEveryDialIsJudgedAnew rebinds a name between two dials, and a connection's address
+// between two uses: what was good once is not good for ever.
+func TestEveryDialIsJudgedAnew(t *testing.T) {
+	z := &zone{names: map[string][]string{"rebind.com.": {"93.184.216.34"}}}
+	live := egress.NewLive(nil)
+	d, err := New(Config{Resolver: z, Policy: live, Overrides: []string{"over.com:443:127.0.0.1:8443"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(r egress.Rules) {
+		p, err := egress.Parse(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		live.Set(p)
+	}
+	good, local := netip.MustParseAddr("93.184.216.34"), netip.MustParseAddr("127.0.0.1")
+	set(public)
+	if targets, err := d.resolve(t.Context(), "rebind.com", 443); err != nil || len(targets) != 1 {
+		t.Fatalf("resolve: %v, %v", targets, err)
+	}
+	z.names["rebind.com."] = []string{"169.254.169.254"}
+	if _, err := d.Dial(t.Context(), "rebind.com", netip.Addr{}, 443); err == nil {
+		t.Error("the second dial believes the first")
+	}
+	for _, c := range []struct {
+		name  string
+		rules egress.Rules
+		host  api.Host
+		addr  netip.Addr
+		want  bool
+	}{
+		{"keeps a public address", public, "rebind.com", good, true},
+		{"drops one that is denied now", egress.Rules{Mode: egress.ModePublic, Deny: []string{"93.184.216.0/24"}}, "rebind.com", good, false},
+		{"drops one that is the host's own now", egress.Rules{Mode: egress.ModePublic, Own: func(a netip.Addr) bool { return a == good }}, "rebind.com", good, false},
+		{"drops all when the network goes off", egress.Rules{}, "rebind.com", good, false},
+		{"drops a private one", public, "rebind.com", local, false},
+		{"keeps what the operator named", public, "over.com", local, true},
+		{"keeps a literal", public, "", good, true},
+		{"drops a literal in no list", egress.Rules{Mode: egress.ModeBound}, "", good, false},
+	} {
+		t.Run("it "+c.name, func(t *testing.T) {
+			set(c.rules)
+			if got := d.Recheck(c.host, 443, c.addr); got.Allow != c.want {
+				t.Errorf("Recheck = %+v, want allow %v", got, c.want)
+			}
+		})
+	}
+}
+
 func TestDialTriesEveryAddress(t *testing.T) {
 	l := proxytest.Listen(t)
 	port := l.Addr().(*net.TCPAddr).AddrPort().Port()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,16 @@ type hostPort struct {
 type overrides map[hostPort][]netip.AddrPort
 
 func (o overrides) find(host string, port uint16) []netip.AddrPort { return o[hostPort{host, port}] }
+
+// leadsTo reports whether an override names a as the address to dial.
+func (o overrides) leadsTo(a netip.Addr) bool {
+	for _, targets := range o {
+		if slices.ContainsFunc(targets, func(t netip.AddrPort) bool { return t.Addr() == a }) {
+			return true
+		}
+	}
+	return false
+}
 
 // parseOverrides reads curl's --resolve form with the addition of a last port.
 // IPv6 addresses stand in brackets. Several for one host are tried in turn.

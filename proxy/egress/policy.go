@@ -74,6 +74,7 @@ const (
 	ReasonBoundPort = "port_not_bound"     // a bound host, on another port
 	ReasonAddress   = "address_refused"    // outside the public internet; Rule is the class
 	ReasonServer    = "server_name_denied" // the TLS hello names a refused host
+	ReasonInspect   = "now_inspected"      // a new policy looks into what was passed through
 )
 
 // Explain returns one sentence for a person: what was refused and what allows it.
@@ -94,6 +95,8 @@ func (d Decision) Explain() string {
 		return "the address is not on the public internet (" + d.Rule + "); `network: allow_private:` can name it"
 	case ReasonServer:
 		return "the TLS server name is refused: " + d.Rule
+	case ReasonInspect:
+		return "its requests are looked into from now on: connect again"
 	case ReasonRequestDenied:
 		return "the request is refused by the rule: " + d.Rule
 	case ReasonRequestUnlisted:
@@ -111,6 +114,7 @@ func (d Decision) Explain() string {
 // into a Decision when an allowed connection is refused after all.
 var elsewhere = map[string]string{
 	"bad_tls_hello":          "the TLS hello is malformed or too long",
+	"too_many_connections":   "as many connections are open as this run may have",
 	"no_tls_hello":           "no TLS hello came on a port of TLS",
 	"plaintext":              "a secret is bound to this host, so it is spoken to over TLS only",
 	"encrypted_client_hello": "the TLS hello hides its server name, and a secret is bound to this host",

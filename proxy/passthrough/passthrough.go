@@ -13,6 +13,7 @@ import (
 
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
+	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/egress"
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -49,8 +50,13 @@ func (r *Relay) ServeConn(ctx context.Context, c *proxy.Conn) error {
 	upstream, err := r.cfg.Dial.Dial(ctx, c.Host, c.Dest.Addr(), c.Port)
 	if err != nil {
 		e.Verdict, e.Reason = audit.Failed, reason(err)
+		var refused *dial.Refused
+		if errors.As(err, &refused) {
+			e.Verdict, e.Rule, c.Verdict.Rule = audit.Refused, refused.Decision.Rule, refused.Decision.Rule
+		}
 		return errors.Join(err, r.record(e), r.refuse(ctx, c, e.Reason))
 	}
+	c.SetUpstream(upstream.RemoteAddr())
 	head, client := c.Detach()
 	pair := &pair{client: client, upstream: upstream}
 	stop := context.AfterFunc(ctx, pair.abort)

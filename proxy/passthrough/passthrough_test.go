@@ -157,6 +157,21 @@ func TestRelayWithoutUpstream(t *testing.T) {
 			t.Errorf("event = %+v", e)
 		}
 	})
+	t.Run("it records a refused address as a refusal", func(t *testing.T) {
+		_, local := proxytest.Pair(t)
+		recorder, refuse := proxytest.NewRecorder(), refuser{make(chan egress.Decision, 1)}
+		rebound := &dial.Error{Op: dial.OpRefuse, Err: &dial.Refused{Decision: egress.Decision{Rule: egress.Metadata, Reason: egress.ReasonAddress}}}
+		relay := New(Config{Dial: fixed{err: rebound}, Refuse: refuse, Audit: recorder})
+		if err := relay.ServeConn(t.Context(), &proxy.Conn{Conn: local, Host: "a.com", Port: 443, Hello: &proxy.Hello{}}); err == nil {
+			t.Error("no error for the log")
+		}
+		if v := <-refuse.verdict; v.Rule != egress.Metadata || v.Reason != egress.ReasonAddress {
+			t.Errorf("verdict = %+v", v)
+		}
+		if e := recorder.Wait(t, 1)[0]; e.Verdict != audit.Refused || e.Rule != egress.Metadata || e.Reason != egress.ReasonAddress {
+			t.Errorf("event = %+v", e)
+		}
+	})
 	t.Run("it resets any other client", func(t *testing.T) {
 		client, local := proxytest.Pair(t)
 		proxytest.Deadline(t, client)
