@@ -184,6 +184,9 @@ func (r *h1relay) exchange(ctx context.Context, n int, ref *swap.Refusal) (keep 
 		return false, r.refuse(ref, false)
 	}
 	r.name()
+	if ref := r.permit(); ref != nil {
+		return r.bodyless(), r.refuse(ref, r.bodyless())
+	}
 	for {
 		again, keep, err := r.attempt(ctx)
 		if !again {

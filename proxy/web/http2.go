@@ -87,6 +87,8 @@ type h2relay struct {
 type h2judge interface {
 	// owns reports whether authority is the name that was connected (R1).
 	owns(authority string) bool
+	// permit judges a request's method and path.
+	permit(method, path string) *swap.Refusal
 	// credentials decides on the fields of a request (R2, R3, R4).
 	credentials(ctx context.Context, fields []swap.Field) (*swap.Plan, *swap.Refusal)
 	// use records that the plan's keys are about to be sent. An error refuses it.

@@ -131,6 +131,9 @@ func (r *h2relay) decide(
 	case r.crowded():
 		return nil, &refuseCrowd
 	}
+	if ref := r.judge.permit(req.method, req.path); ref != nil {
+		return nil, ref
+	}
 	req.fields = joinCookies(req.fields)
 	plan, ref := r.judge.credentials(ctx, r.judged(req.fields))
 	if ref != nil || plan == nil {

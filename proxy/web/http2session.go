@@ -114,6 +114,8 @@ type refusingJudge struct {
 
 func (j *refusingJudge) owns(string) bool { return true }
 
+func (j *refusingJudge) permit(string, string) *swap.Refusal { return nil }
+
 func (j *refusingJudge) credentials(context.Context, []swap.Field) (*swap.Plan, *swap.Refusal) {
 	return nil, j.ref
 }

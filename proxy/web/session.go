@@ -24,6 +24,7 @@ import (
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/ca"
+	"github.com/superserve/superserve/proxy/egress"
 	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/secretd/api"
@@ -59,6 +60,11 @@ type Config struct {
 	Swap  *swap.Swapper  // judges each request
 	Audit audit.Recorder // takes one event a request, and one a use of a key before the key leaves
 	Log   *zap.Logger    // nil means none
+
+	// Policy judges requests; nil judges none.
+	Policy Policy
+	// Recheck judges the address of a parked connection before it is used again; nil allows all.
+	Recheck func(h api.Host, port uint16, a netip.Addr) egress.Decision
 }
 
 // Server is the protocol "web" of one run. It is safe for concurrent use.
@@ -73,6 +79,9 @@ type Server struct {
 	// over all its connections.
 	forms redact.Cache
 
+	policy  Policy
+	recheck recheck
+
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 }
@@ -85,7 +94,7 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		dial: cfg.Dial, swap: cfg.Swap, audit: cfg.Audit, log: log.Named("web"),
-		ca: cfg.CA, park: newPark(),
+		ca: cfg.CA, park: newPark(), policy: cfg.Policy, recheck: cfg.Recheck,
 		sessions: make(map[*session]struct{}),
 	}
 }
@@ -207,6 +216,7 @@ func (s *session) attach(up net.Conn) error {
 		return net.ErrClosed
 	}
 	s.upstream = up
+	s.conn.SetUpstream(up.RemoteAddr())
 	return nil
 }
 
@@ -309,7 +319,10 @@ func offered(alpn []string) []string {
 func (s *session) connect(ctx context.Context, offer []string) error {
 	for _, proto := range offer {
 		if idle := s.srv.park.take(s.parkKey(proto)); idle != nil {
-			return s.adopt(idle, proto)
+			if s.stillAllowed(idle.conn) {
+				return s.adopt(idle, proto)
+			}
+			idle.conn.Close() //nolint:errcheck // not used again
 		}
 	}
 	return s.redial(ctx, offer)
