@@ -70,7 +70,8 @@ func (d *descriptorReader) Read(p []byte) (int, error) {
 	if n == 0 && err == nil {
 		err = io.EOF
 	}
-	return n, err
+	// After an error of the kernel n is -1, which no io.Reader may return.
+	return max(n, 0), err
 }
 
 func (d *descriptorReader) collect(oob []byte) {
