@@ -31,6 +31,9 @@ var hints = []advice{
 	{api.ErrDenied, "run it with sudo, or join the group superserve"},
 	{api.ErrUnavailable, seeDoctor},
 	{agent.ErrNoManifest, "run `superserve init` in the project's folder"},
+	{errOtherFolder, "give this run another name: --name NAME"},
+	{errNotShared, "go to the project's own folder, or insist with --yes-share"},
+	{errNotInEnvironment, "export it first, or store it: superserve secrets set AGENT NAME=..."},
 	{errOtherSource, "if it is to take that agent's place and secrets: superserve deploy DIR"},
 	{errNoTerminal, "answer ahead with -y"},
 	{os.ErrPermission, "run it with sudo"},
@@ -43,6 +46,10 @@ func hint(err error) string {
 	var unknown unknownError
 	if errors.As(err, &unknown) {
 		return unknown.hint()
+	}
+	var lost noCommandError
+	if errors.As(err, &lost) && lost.near != "" {
+		return fmt.Sprintf("did you mean '%s'?", escapeLine(lost.near))
 	}
 	var usage usageError
 	if errors.As(err, &usage) {

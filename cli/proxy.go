@@ -30,8 +30,6 @@ import (
 	"github.com/superserve/superserve/proxy/web"
 	"github.com/superserve/superserve/runtime/sandbox"
 	"github.com/superserve/superserve/secretd/api"
-	"github.com/superserve/superserve/secretd/client"
-	"github.com/superserve/superserve/secretd/lease"
 )
 
 // proxyMemory is where the collector of the proxy begins to work harder, in bytes. It is no cap: 512 connections
@@ -68,7 +66,7 @@ type proxyRun struct {
 	names   *dns.Server
 	server  *proxy.Server
 	web     atomic.Pointer[web.Server] // read by the lease, which is opened first
-	lease   *lease.Lease               // nil when the run has no secrets
+	grants  grants
 	notices *notices
 	ca      *ca.Authority
 
@@ -100,7 +98,7 @@ func (p *proxyRun) wire() error {
 	if err != nil {
 		return err
 	}
-	if err := p.openLease(); err != nil {
+	if err := p.openGrants(); err != nil {
 		return err
 	}
 	swapper := p.newSwapper()
@@ -201,9 +199,7 @@ func (p *proxyRun) close() {
 	if relay := p.web.Load(); relay != nil {
 		_ = relay.Close() // parked connections only; nothing to report to anyone
 	}
-	if p.lease != nil {
-		_ = p.lease.Close()
-	}
+	p.grants.close()
 	for _, c := range slices.Backward(p.closers) {
 		_ = c.Close()
 	}
@@ -222,67 +218,13 @@ func (p *proxyRun) openDestinations() (*bpf.Destinations, error) {
 	return d, err
 }
 
-// openLease opens the run's grant; without one every placeholder is unknown.
-func (p *proxyRun) openLease() error {
-	if p.handoff.FDs.Grant == 0 {
-		return nil
-	}
-	conn, err := inheritedConn(p.handoff.FDs.Grant, "grant")
-	if err != nil {
-		return err
-	}
-	redial, err := p.redial()
-	if err != nil {
-		conn.Close()
-		return err
-	}
-	p.lease, err = lease.Open(conn, lease.Options{Redial: redial, OnChange: p.changed})
-	return err
-}
-
-// changed cuts the streams that carry a secret which was taken away with --now.
-func (p *proxyRun) changed(c api.Change) {
-	if relay := p.web.Load(); relay != nil && c.Cut {
-		relay.Cut(c.Name)
-	}
-}
-
-// redial returns how the grant is taken up again after a restart of secretd; nil when it cannot be.
-func (p *proxyRun) redial() (func(context.Context) (net.Conn, error), error) {
-	token := p.handoff.Resume
-	if token == "" || p.handoff.FDs.Secretd == 0 {
-		return nil, nil
-	}
-	dir, err := inherited(p.handoff.FDs.Secretd, "secretd")
-	if err != nil {
-		return nil, err
-	}
-	p.closers = append(p.closers, dir)
-	secretd := client.ResumeAt(dir)
-	return func(ctx context.Context) (net.Conn, error) { return secretd.Resume(ctx, token) }, nil
-}
-
 func (p *proxyRun) newSwapper() *swap.Swapper {
-	named := swap.Agent(p.handoff.Agent)
-	if p.lease == nil {
-		return swap.New(nil, noSecrets{}, named)
-	}
-	return swap.New(p.lease.Entries(), p.lease, named)
-}
-
-// noSecrets resolves nothing.
-type noSecrets struct{}
-
-func (noSecrets) Resolve(context.Context, api.ResolveRequest) (api.Secret, error) {
-	return nil, api.ErrUnknown
+	return swap.New(p.grants.entries(), p.grants.resolver(), swap.Agent(p.handoff.Agent))
 }
 
 // plaintext reports whether a secret may go to h without TLS.
 func (p *proxyRun) plaintext(h api.Host, port uint16) bool {
-	if p.lease == nil {
-		return false
-	}
-	return slices.ContainsFunc(p.lease.Entries(), func(e api.Entry) bool {
+	return slices.ContainsFunc(p.grants.entries(), func(e api.Entry) bool {
 		return e.Binding.Plaintext && slices.ContainsFunc(e.Binding.Hosts, func(b api.Pattern) bool { return b.Match(h, port) })
 	})
 }

@@ -11,15 +11,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/superserve/superserve/runtime/agent"
-	"github.com/superserve/superserve/runtime/sandbox"
-	"github.com/superserve/superserve/secretd/api"
 )
 
-const runLong = `Run an agent in a sandbox: one that was deployed, by its name, or the project in a folder, which is
-deployed first. What stands after -- is given to the agent. Its output and exit code are passed through.
+const runLong = `Run a command of this machine in a sandbox: superserve run -- CMD. The folder that you stand in is /workspace,
+and what the command writes there is real and yours; with --copy it stays apart, for superserve diff and apply.
+Nothing else of your files is there, and of your environment only what --env and --secret name.
 
-Inside, the project is /workspace, writable, and forgotten at the end; the host's programs are there,
-read-only; the host's files are not. The environment holds a placeholder for each secret.
+Or run an agent: one that was deployed, by its name, or the project in a folder, which is deployed first; what
+stands after -- is given to it. Its project is /workspace, writable, and forgotten at the end.
+
+The host's programs are there, read-only. The environment holds a placeholder for each secret. Output and exit
+code are passed through.
 
 Exit codes: the agent's own; 1 an error before it ran; 124 its time was up; 125 the sandbox failed under
 it; 126 and 127 its command cannot be run or is not there; 130 interrupted.`
@@ -33,21 +35,32 @@ type runFlags struct {
 	upstreamCA, rootfs, runsc   string
 	memory, cpus, pids, timeout string
 	asJSON, quiet               bool
+	secrets                     []string
+	name                        string
+	copied, yesShare            bool
 }
 
 func (sh *shell) runCommand() *cobra.Command {
 	var f runFlags
 	cmd := &cobra.Command{
-		Use:   "run AGENT|DIR [-- ARGS...]",
-		Short: "Run an agent in a sandbox",
+		Use:   "run [AGENT|DIR] [-- ARGS...]",
+		Short: "Run a command or an agent in a sandbox",
 		Long:  runLong,
-		Example: `  superserve run ./my-agent
+		Example: `  superserve run --secret ANTHROPIC_API_KEY -- claude
+  superserve run --copy --secret MY_TOKEN=api.example.com:header:x-api-key -- npm test
+  superserve run ./my-agent
   superserve run my-agent -- --task "read the news"
   superserve run --workspace . --network bound my-agent`,
 		Args: runArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.noStdin = cmd.Flags().Changed("interactive") && !f.interactive
 			f.tty = f.tty || !cmd.Flags().Changed("tty") && !f.asJSON && isTerminal(sh.in) && isTerminal(sh.out)
+			if err := needRoot("superserve run"); err != nil {
+				return err
+			}
+			if cmd.ArgsLenAtDash() == 0 {
+				return sh.runHere(cmd.Context(), args, f)
+			}
 			return sh.run(cmd.Context(), args[0], args[1:], f)
 		},
 	}
@@ -60,9 +73,13 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.BoolVarP(&f.interactive, "interactive", "i", false, "give the agent standard input (the default; -i=false gives it none)")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the agent a terminal (automatic on a terminal; -t=false gives it none)")
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set `KEY=VALUE` in the agent's environment; it is no secret (repeatable)")
+	flags.StringArrayVar(&f.secrets, "secret", nil, "bring `NAME[=HOST[:USE]]` of your own environment, for this run only and as a placeholder (repeatable)")
+	flags.StringVar(&f.name, "name", "", "without an agent: run as agent `NAME` in place of the folder's")
+	flags.BoolVar(&f.copied, "copy", false, "with a real /workspace: keep the changes apart, for diff and apply")
+	flags.BoolVar(&f.yesShare, "yes-share", false, "share a folder that is the system's or a home, all the same")
 	flags.StringArrayVar(&f.mounts, "mount", nil, "show `SRC:DST[:ro]` of this machine in the sandbox (repeatable)")
 	flags.StringVar(&f.workspace, "workspace", "", "use `DIR` as /workspace, for real: what the agent writes stays there")
-	flags.StringVar(&f.home, "home", "", "keep the agent's home in `DIR`")
+	flags.StringVar(&f.home, "home", "", "keep the agent's home in `DIR`; persist keeps one for each agent")
 	flags.StringVar(&f.rootfs, "rootfs", "", "use `DIR` as the root file system in place of this machine's programs")
 	flags.StringVar(&f.network, "network", "", "`none`, bound (the secrets' hosts and what is allowed) or public")
 	flags.StringArrayVar(&f.resolve, "resolve", nil, "connect to `HOST:PORT:ADDR:PORT`, as curl's (repeatable)")
@@ -76,19 +93,24 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print no notes")
 }
 
-// runArgs wants an agent, and a -- before anything that is for it.
+// runArgs wants an agent, and a -- before anything that is for it; or nothing before the -- and a command after it.
 func runArgs(cmd *cobra.Command, args []string) error {
+	if cmd.ArgsLenAtDash() == 0 {
+		return atLeast("CMD after --")(cmd, args)
+	}
+	for _, flag := range []string{"name", "yes-share"} {
+		if cmd.Flags().Changed(flag) {
+			return usageError{cmd.CommandPath(), "--" + flag + " is for a command: superserve run [FLAGS] -- CMD"}
+		}
+	}
 	if len(args) > 1 && cmd.ArgsLenAtDash() != 1 {
 		return usageError{cmd.CommandPath(), fmt.Sprintf("unexpected argument '%s': what is for the agent stands after --", escapeLine(args[1]))}
 	}
-	return atLeast("AGENT or DIR")(cmd, args)
+	return atLeast("AGENT, DIR or -- CMD")(cmd, args)
 }
 
 // run is the main job: find the agent, check its secrets, start the sandbox, pass its end on.
 func (sh *shell) run(ctx context.Context, target string, args []string, f runFlags) error {
-	if err := needRoot("superserve run"); err != nil {
-		return err
-	}
 	a, m, err := sh.target(ctx, target)
 	if err != nil {
 		return err
@@ -110,7 +132,11 @@ func (sh *shell) run(ctx context.Context, target string, args []string, f runFla
 	if !f.quiet {
 		sh.adviseMounts(a, m)
 	}
-	if cfg.Secrets, err = sh.secretsFor(ctx, m, f.quiet); err != nil {
+	who := whoCalls()
+	if err := sh.bringAgent(&cfg, who); err != nil {
+		return err
+	}
+	if cfg.Secrets, err = sh.secretsFor(ctx, m, who, f); err != nil {
 		return err
 	}
 	return sh.supervise(ctx, cfg, f)
@@ -140,44 +166,6 @@ func (sh *shell) target(ctx context.Context, word string) (*agent.Agent, *agent.
 	return a, m, err
 }
 
-// secretsFor checks that the agent has its secrets, says what a person should know of them, and returns
-// what asks secretd for the grant. An agent without secrets needs no secretd.
-func (sh *shell) secretsFor(ctx context.Context, m *agent.Manifest, quiet bool) (sandbox.Secrets, error) {
-	if len(m.Secrets) == 0 {
-		return nil, nil
-	}
-	have, err := sh.secretsOf(ctx, m.Name)
-	if err != nil {
-		return nil, err
-	}
-	var missing []string
-	wanted := make([]api.Wanted, 0, len(m.Secrets))
-	for _, s := range m.Secrets {
-		if _, ok := have[s.Name]; !ok {
-			missing = append(missing, s.Name)
-		}
-		wanted = append(wanted, api.Wanted{Name: s.Name, Binding: s.Binding(), Expose: s.Expose})
-	}
-	if len(missing) > 0 {
-		return nil, sh.missingSecrets(m.Name, missing)
-	}
-	for _, s := range m.Secrets {
-		sh.adviseSecret(m.Name, s, have[s.Name].Binding, quiet)
-	}
-	c, err := sh.secretd(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return sandbox.FromSecretd(c, m.Name, wanted), nil
-}
-
-// missingSecrets prints the three lines of the product page; they are an error and its advice in one.
-func (sh *shell) missingSecrets(name string, missing []string) error {
-	fmt.Fprintf(sh.err, "%s Missing required secret(s): %s\nSet them with:\n  %s\n",
-		sh.paint(sh.err, red, "Error:"), joinWords(missing), setCommand(name, missing))
-	return exitCode(exitError)
-}
-
 // adviseMounts says what of this machine the project itself asks to be shown.
 func (sh *shell) adviseMounts(a *agent.Agent, m *agent.Manifest) {
 	for _, s := range m.Mounts {
@@ -187,19 +175,5 @@ func (sh *shell) adviseMounts(a *agent.Agent, m *agent.Manifest) {
 			how = "read-only"
 		}
 		sh.note("%s shows the agent %s of this machine, %s", agent.ManifestName, escapeLine(within(a.Source, mount.Source)), how)
-	}
-}
-
-// adviseSecret says what the manifest does with a secret that its owner may not expect. An exposed one
-// is said at every run, quiet or not.
-func (sh *shell) adviseSecret(name string, s agent.Secret, stored api.Binding, quiet bool) {
-	switch {
-	case s.Expose:
-		sh.warn("the agent is given the real value of %s (expose: true in %s)", s.Name, agent.ManifestName)
-	case quiet:
-	case len(s.Hosts) > 0 && stored.Bound() && texts(s.Hosts) != texts(stored.Hosts):
-		sh.note("%s sends %s to %s in place of %s", agent.ManifestName, s.Name, texts(s.Hosts), texts(stored.Hosts))
-	case len(s.Hosts) == 0 && !stored.Bound():
-		sh.adviseBind(name, s.Name)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -36,10 +37,14 @@ func (f *runFlags) config(a *agent.Agent, m *agent.Manifest, p places) (sandbox.
 	if f.workspace != "" {
 		cfg.Dir, cfg.Workspace = f.workspace, true
 	}
-	var err error
-	if cfg.Home == "" && m.Home == "persist" {
-		cfg.Home, err = p.persistentHome(a.Name)
+	if f.copied {
+		cfg.Changes = true
 	}
+	who := whoCalls()
+	if who.underSudo() {
+		cfg.Owner = &sandbox.Owner{UID: who.uid, GID: who.gid}
+	}
+	err := f.keepHome(&cfg, m, p, who)
 	return cfg, errors.Join(err, f.limits(&cfg), f.reach(&cfg), f.environment(&cfg, m), f.mount(&cfg, a, m))
 }
 
@@ -51,13 +56,28 @@ func within(project, name string) string {
 	return filepath.Join(project, name)
 }
 
-// persistentHome makes the folder that `home: persist` keeps.
-func (p places) persistentHome(name string) (string, error) {
-	dir := filepath.Join(p.state, "homes", name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("the agent's home: %w", err)
+// keepHome makes the folder that is kept as the agent's home, if one is, and gives it to the caller.
+func (f *runFlags) keepHome(cfg *sandbox.Config, m *agent.Manifest, p places, who caller) error {
+	switch {
+	case f.home == "persist" || f.home == "" && m.Home == "persist":
+		cfg.Home = filepath.Join(p.state, "homes", m.Name)
+	case f.home == "":
+		return nil
 	}
-	return dir, nil
+	if err := os.MkdirAll(filepath.Dir(cfg.Home), 0o711); err != nil {
+		return fmt.Errorf("the agent's home: %w", err)
+	}
+	err := os.Mkdir(cfg.Home, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Lchown(cfg.Home, int(who.uid), int(who.gid))
+	}
+	if err != nil {
+		return fmt.Errorf("the agent's home: %w", err)
+	}
+	return nil
 }
 
 func (f *runFlags) limits(cfg *sandbox.Config) error {

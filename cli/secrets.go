@@ -2,7 +2,11 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -94,6 +98,19 @@ func (sh *shell) secretsOf(ctx context.Context, agent string) (map[string]api.In
 		byName[info.Name] = info
 	}
 	return byName, err
+}
+
+// storedInfos returns what secretd keeps for an agent, by name in their order, without starting a secretd where nothing
+// was ever stored.
+func (sh *shell) storedInfos(ctx context.Context, agent string) ([]api.Info, error) {
+	p, err := sh.places()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(p.state, "secretd")); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return sh.listInfos(ctx, agent)
 }
 
 // joinWords is the list of a sentence.

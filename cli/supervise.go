@@ -41,6 +41,7 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 		result.Code = exitInterrupted
 	}
 	out.flush()
+	sh.afterwards(cfg, s.ID(), began, f)
 	out.event(runEvent{Type: "run.completed", Run: s.ID(), Code: &result.Code, Reason: string(result.Reason), Text: result.Detail, Milliseconds: time.Since(began).Milliseconds()})
 	return sh.ended(result, err, f)
 }

@@ -45,17 +45,23 @@ type Config struct {
 
 	Rootfs    string  // a directory to use as the root instead of the host's tools
 	Project   string  // host directory for Workspace; "" is an empty one
-	Shared    bool    // writes to Workspace reach Project
+	Shared    bool    // writes to Workspace reach Project, or Changes
+	Changes   string  // with Shared: host directory that takes the writes in Project's place, see changes.Make; "" is none
+	Owner     *Owner  // to whom the agent's files in Project and Home belong; nil is the owner of each
 	Home      string  // host directory for Home; "" is a fresh one
 	Mounts    []Mount // further host files and directories
 	Resolvers []string
 	Trust     []byte // PEM, trusted beside the host's roots and the run's CA
 }
 
+// Owner is a user of the host, with a group.
+type Owner struct{ UID, GID uint32 }
+
 // Process is what runs first in the sandbox.
 type Process struct {
 	Command  []string // argv; [0] is looked up in the agent's PATH
 	Env      []string // K=V, placeholders among them; wins over what the bundle sets
+	Path     []string // directories ahead of the usual ones in PATH
 	Dir      string   // under Workspace; "" is its top
 	Terminal bool     // its standard streams are a terminal
 }

@@ -73,7 +73,7 @@ func TestSearchPath(t *testing.T) {
 		{"takes no tricks", "/usr/../root/bin:/usr/a//b:usr/bin", "/home/agent/.local/bin:" + usual},
 	} {
 		t.Run("it "+tt.name, func(t *testing.T) {
-			if got := searchPath(tt.host); got != tt.want {
+			if got := searchPath(nil, tt.host); got != tt.want {
 				t.Errorf("searchPath(%q): got %q, want %q", tt.host, got, tt.want)
 			}
 		})

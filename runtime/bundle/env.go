@@ -11,7 +11,7 @@ import (
 // wins. Nothing else of the host's environment enters: it may hold keys.
 func (b *Bundle) environment() []string {
 	env := []string{
-		"PATH=" + searchPath(os.Getenv("PATH")),
+		"PATH=" + searchPath(b.proc.Path, os.Getenv("PATH")),
 		"HOME=" + Home,
 		"USER=agent",
 		"LOGNAME=agent",
@@ -47,9 +47,9 @@ func merge(env, over []string) []string {
 }
 
 // searchPath keeps those directories of the host's PATH that exist in the sandbox, after one in the agent's home and
-// before the usual ones.
-func searchPath(host string) string {
-	dirs := []string{Home + "/.local/bin"}
+// first, and before the usual ones.
+func searchPath(first []string, host string) string {
+	dirs := append([]string{Home + "/.local/bin"}, first...)
 	for _, d := range strings.Split(host, ":") {
 		if strings.HasPrefix(d, "/usr/") && path.Clean(d) == d {
 			dirs = append(dirs, d)

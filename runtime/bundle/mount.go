@@ -20,6 +20,7 @@ type tree struct {
 type trees struct {
 	usr     map[string]tree // by path on the host
 	project tree
+	changes tree
 	home    tree
 	mounts  []tree // in the order of Config.Mounts
 }
@@ -28,7 +29,7 @@ func (t *trees) close() {
 	if t == nil {
 		return
 	}
-	all := append([]tree{t.project, t.home}, t.mounts...)
+	all := append([]tree{t.project, t.changes, t.home}, t.mounts...)
 	for _, u := range t.usr {
 		all = append(all, u)
 	}
@@ -47,17 +48,26 @@ func (b *Bundle) openTrees() (*trees, error) {
 	}
 	var err error
 	if b.cfg.Project != "" {
-		if t.project, err = b.openOwned(b.cfg.Project, b.cfg.Shared); err != nil {
+		var owner *Owner // of a project that is copied nothing reaches the host
+		if b.cfg.Shared {
+			owner = b.cfg.Owner
+		}
+		if t.project, err = b.openOwned(b.cfg.Project, b.cfg.Shared && b.cfg.Changes == "", owner); err != nil {
 			return t, fmt.Errorf("open project %q: %w", b.cfg.Project, err)
 		}
 	}
+	if b.cfg.Changes != "" {
+		if t.changes, err = b.openOwned(b.cfg.Changes, true, b.cfg.Owner); err != nil {
+			return t, fmt.Errorf("open changes %q: %w", b.cfg.Changes, err)
+		}
+	}
 	if b.cfg.Home != "" {
-		if t.home, err = b.openOwned(b.cfg.Home, true); err != nil {
+		if t.home, err = b.openOwned(b.cfg.Home, true, b.cfg.Owner); err != nil {
 			return t, fmt.Errorf("open home %q: %w", b.cfg.Home, err)
 		}
 	}
 	for _, m := range b.cfg.Mounts {
-		one, err := b.openOwned(m.Source, !m.ReadOnly)
+		one, err := b.openOwned(m.Source, !m.ReadOnly, nil)
 		if err != nil {
 			return t, fmt.Errorf("open mount %q: %w", m.Source, err)
 		}
@@ -66,10 +76,10 @@ func (b *Bundle) openTrees() (*trees, error) {
 	return t, nil
 }
 
-// openOwned copies a tree such that its owner appears as the agent. Where the file system cannot be id-mapped
+// openOwned copies a tree such that owner, or the tree's own, appears as the agent. Where the file system cannot be id-mapped
 // (before Linux 5.12; overlayfs, NFS and others at any version) a tree that is only read is shown as it is; one that
 // is to be written cannot be, and is refused.
-func (b *Bundle) openOwned(path string, write bool) (tree, error) {
+func (b *Bundle) openOwned(path string, write bool, owner *Owner) (tree, error) {
 	t, err := openTree(path, write)
 	if err != nil {
 		return tree{}, err
@@ -79,7 +89,10 @@ func (b *Bundle) openOwned(path string, write bool) (tree, error) {
 		t.f.Close()
 		return tree{}, err
 	}
-	err = mapTree(t.f, b.cfg.IDs.owned(st.Uid, AgentUID), b.cfg.IDs.owned(st.Gid, AgentGID))
+	if owner == nil {
+		owner = &Owner{st.Uid, st.Gid}
+	}
+	err = mapTree(t.f, b.cfg.IDs.owned(owner.UID, AgentUID), b.cfg.IDs.owned(owner.GID, AgentGID))
 	switch {
 	case err == nil:
 		return t, nil

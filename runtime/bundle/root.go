@@ -106,7 +106,8 @@ func (b *Bundle) skeleton(*trees) error {
 		mode fs.FileMode
 		uid  uint32
 	}{
-		{"/dev", 0o755, 0}, {"/proc", 0o555, 0}, {"/sys", 0o555, 0}, {"/run", 0o755, 0}, {"/root", 0o700, 0},
+		{"/dev", 0o755, 0}, {"/proc", 0o555, 0}, {"/sys", 0o555, 0}, {"/run", 0o755, 0},
+		{"/root", 0o711, 0}, // empty, but for programs that the operator mounts at their own paths
 		{"/tmp", 0o777 | fs.ModeSticky, 0}, {"/var", 0o755, 0}, {"/var/tmp", 0o777 | fs.ModeSticky, 0},
 		{"/var/cache", 0o755, 0}, {"/var/lib", 0o755, 0}, {"/var/log", 0o755, 0},
 		{"/home", 0o755, 0}, {Home, 0o755, AgentUID}, {Workspace, 0o755, AgentUID}, {"/etc", 0o755, 0},
@@ -194,6 +195,8 @@ func (b *Bundle) attachProject(t *trees) error {
 		return nil
 	case !t.project.dir:
 		return fmt.Errorf("mount project %q: %w", b.cfg.Project, unix.ENOTDIR)
+	case b.cfg.Shared && t.changes.f != nil:
+		return b.attachLayered(t)
 	case b.cfg.Shared:
 		return b.attachBeside(t.project, "workspace")
 	}

@@ -40,11 +40,14 @@ type Config struct {
 	Command []string // argv; [0] is looked up in the sandbox's PATH
 	Env     []string // K=V, added to what the sandbox sets; a secret of the same name wins
 
-	Dir       string  // host directory of the project, copied on write to /workspace; "" is an empty one
-	Workspace bool    // writes to /workspace reach Dir
-	Home      string  // host directory that is kept as the agent's home; "" is a fresh one
-	Mounts    []Mount // further files and directories of the host
-	Rootfs    string  // directory to use as root file system; "" is the host's tools, read-only
+	Dir       string   // host directory of the project, copied on write to /workspace; "" is an empty one
+	Workspace bool     // writes to /workspace reach Dir
+	Changes   bool     // with Workspace and Logs: they reach the run's directory and stay there (ChangesDir), and Dir stays as it is
+	Owner     *Owner   // to whom the agent's files in Dir and Home belong; nil is the owner of each
+	Home      string   // host directory that is kept as the agent's home; "" is a fresh one
+	Mounts    []Mount  // further files and directories of the host
+	Path      []string // directories of the sandbox ahead of the usual ones in the agent's PATH
+	Rootfs    string   // directory to use as root file system; "" is the host's tools, read-only
 
 	Terminal *Terminal // the agent's streams are a terminal; nil is pipes
 	Stdin    io.Reader // nil is empty
@@ -74,6 +77,9 @@ type Network struct {
 // Mount shows a file or directory of the host in the sandbox. Writes to it reach the host unless ReadOnly.
 type Mount = bundle.Mount
 
+// Owner is a user of the host, with a group.
+type Owner = bundle.Owner
+
 // Terminal makes the agent's streams a terminal.
 type Terminal struct {
 	Rows, Cols uint16 // its first size; 0 is that of File, else 24 by 80
@@ -92,6 +98,7 @@ type Granted struct {
 	Entries []api.Entry       // become the agent's environment: name=placeholder
 	Exposed map[string][]byte // values of the entries that the agent itself shall hold
 	Channel *os.File          // the proxy's end of a stream socket pair whose other end speaks secretd/lease
+	Second  *os.File          // the same of another keeper, whose entries are among Entries; see Both
 	Resume  string            // hex token with which the proxy takes the grant up again; "" if it cannot
 	Socket  string            // secretd's socket, needed for Resume
 	Close   func()            // may be nil
@@ -124,6 +131,9 @@ func (c *Config) complete() error {
 		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" || strings.ContainsRune(kv, 0) {
 			return fmt.Errorf("%w: environment entry %q is not K=V", errConfig, k)
 		}
+	}
+	if c.Changes && (!c.Workspace || !c.Logs || c.Dir == "") {
+		return fmt.Errorf("%w: changes of no workspace, or of a run that keeps nothing", errConfig)
 	}
 	if err := c.findBinary(); err != nil {
 		return err

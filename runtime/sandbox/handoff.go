@@ -47,6 +47,7 @@ type HandoffFDs struct {
 	DNSTCP6      int `json:"dnstcp6"`      //
 	Destinations int `json:"destinations"` // the BPF map of original destinations (bpf.OpenDestinations)
 	Grant        int `json:"grant"`        // stream socket that speaks secretd/lease
+	Second       int `json:"second"`       // the same of a second keeper (Granted.Second)
 	Secretd      int `json:"secretd"`      // directory of the socket that resumes grants (client.OpenResume), for Resume
 	Audit        int `json:"audit"`        // file, append only: the run's journal
 	Tail         int `json:"tail"`         // the journal's tail (journal.OpenLog)

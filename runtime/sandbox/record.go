@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/superserve/superserve/runtime/bundle"
 	"github.com/superserve/superserve/runtime/cgroup"
 )
 
@@ -32,13 +33,15 @@ type Record struct {
 	ID         string    `json:"id"`
 	Agent      string    `json:"agent"`
 	Command    []string  `json:"command"`
-	Supervisor int       `json:"supervisor"`      // pid of the process that called Start
-	Sandbox    int       `json:"sandbox"`         // pid of the container's runsc, 0 before it started
-	Base       string    `json:"base"`            // where the bundle is mounted in that process's mount namespace
-	Started    time.Time `json:"started"`         //
-	Ended      time.Time `json:"ended,omitzero"`  // zero while it runs
-	Result     *Result   `json:"result,omitzero"` // nil while it runs, and if the supervisor was killed
-	Logs       bool      `json:"logs"`            // stdout.log and stderr.log are there
+	Supervisor int       `json:"supervisor"`        // pid of the process that called Start
+	Sandbox    int       `json:"sandbox"`           // pid of the container's runsc, 0 before it started
+	Base       string    `json:"base"`              // where the bundle is mounted in that process's mount namespace
+	Started    time.Time `json:"started"`           //
+	Ended      time.Time `json:"ended,omitzero"`    // zero while it runs
+	Result     *Result   `json:"result,omitzero"`   // nil while it runs, and if the supervisor was killed
+	Logs       bool      `json:"logs"`              // stdout.log and stderr.log are there
+	Dir        string    `json:"dir,omitempty"`     // the project on the host
+	Changes    bool      `json:"changes,omitempty"` // what the agent changed of it is in ChangesDir
 
 	// Running says that the supervisor lives. It is found out by List and not stored.
 	Running bool `json:"-"`
@@ -49,6 +52,14 @@ func runsDir(state string) string { return filepath.Join(state, "runs") }
 
 // RunDir is the directory of one run.
 func RunDir(state, id string) string { return filepath.Join(runsDir(state), id) }
+
+// ChangesDir is where the changes are of a run with Config.Changes: an upper directory of overlayfs, of plain files and
+// whiteouts.
+func ChangesDir(state, id string) string {
+	return filepath.Join(changesDir(RunDir(state, id)), bundle.UpperDir)
+}
+
+func changesDir(runDir string) string { return filepath.Join(runDir, "changes") }
 
 // runDir is the directory of a run that this process supervises.
 type runDir struct {
@@ -133,6 +144,9 @@ func (d *runDir) end(r Result) error {
 		return d.remove()
 	}
 	os.Remove(filepath.Join(d.path, holdFile))
+	if d.rec.Changes {
+		bundle.EndChanges(changesDir(d.path)) // what it leaves goes with the directory
+	}
 	d.rec.Ended, d.rec.Result, d.rec.Sandbox = time.Now(), &r, 0
 	return d.write()
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +62,40 @@ func FromSource(src Source, wanted []SourceSecret) Secrets {
 			return Granted{}, err
 		}
 		return Granted{Entries: k.entries, Exposed: exposed, Channel: channel, Close: stop}, nil
+	}
+}
+
+// Both grants the secrets of two keepers: those that secretd keeps, say, and some that the caller has brought along for
+// this run. No name may be in both.
+func Both(a, b Secrets) Secrets {
+	return func(ctx context.Context, run string) (Granted, error) {
+		g, err := a(ctx, run)
+		if err != nil {
+			return Granted{}, err
+		}
+		second, err := b(ctx, run)
+		if err != nil {
+			closeFiles([]*os.File{g.Channel})
+			g.close()
+			return Granted{}, err
+		}
+		all := Granted{
+			Entries: append(slices.Clone(g.Entries), second.Entries...), Exposed: maps.Clone(g.Exposed),
+			Channel: g.Channel, Second: second.Channel, Resume: g.Resume, Socket: g.Socket,
+			Close: func() { g.close(); second.close() },
+		}
+		if all.Exposed == nil {
+			all.Exposed = second.Exposed
+		} else {
+			maps.Copy(all.Exposed, second.Exposed)
+		}
+		return all, nil
+	}
+}
+
+func (g *Granted) close() {
+	if g.Close != nil {
+		g.Close()
 	}
 }
 

@@ -185,6 +185,7 @@ func (s *Sandbox) enter() error {
 func (s *Sandbox) record() Record {
 	return Record{
 		ID: s.id, Agent: s.cfg.Agent, Command: s.cfg.Command, Supervisor: os.Getpid(), Started: time.Now(), Logs: s.cfg.Logs,
+		Dir: s.cfg.Dir, Changes: s.cfg.Changes,
 	}
 }
 
@@ -208,6 +209,13 @@ func (s *Sandbox) getGrant(ctx context.Context) (err error) {
 }
 
 func (s *Sandbox) makeWorld() (err error) {
+	changes := ""
+	if s.cfg.Changes {
+		changes = changesDir(s.dir.path)
+		if err := bundle.MakeChanges(changes, s.cfg.Dir); err != nil {
+			return err
+		}
+	}
 	s.world, err = bundle.New(bundle.Config{
 		ID:        s.id,
 		Hostname:  s.cfg.Agent,
@@ -216,6 +224,8 @@ func (s *Sandbox) makeWorld() (err error) {
 		Rootfs:    s.cfg.Rootfs,
 		Project:   s.cfg.Dir,
 		Shared:    s.cfg.Workspace,
+		Changes:   changes,
+		Owner:     s.cfg.Owner,
 		Home:      s.cfg.Home,
 		Mounts:    s.cfg.Mounts,
 		Resolvers: []string{dns4.Addr().String()},
@@ -226,7 +236,7 @@ func (s *Sandbox) makeWorld() (err error) {
 
 func (s *Sandbox) writeSpec() error {
 	return s.world.WriteSpec(bundle.Process{
-		Command: s.cfg.Command, Env: s.environment(), Terminal: s.cfg.Terminal != nil,
+		Command: s.cfg.Command, Env: s.environment(), Path: s.cfg.Path, Terminal: s.cfg.Terminal != nil,
 	})
 }
 
@@ -348,6 +358,7 @@ func (s *Sandbox) startProxy() error {
 		&h.FDs.DNSTCP4: listeners[4], &h.FDs.DNSTCP6: listeners[5],
 		&h.FDs.Destinations: s.cage.redirect.Destinations(),
 		&h.FDs.Grant:        s.grant.Channel,
+		&h.FDs.Second:       s.grant.Second,
 		&h.FDs.Secretd:      resume,
 		&h.FDs.Audit:        s.audit.file,
 		&h.FDs.Tail:         s.audit.tail,
@@ -356,8 +367,8 @@ func (s *Sandbox) startProxy() error {
 		return err
 	}
 	// The proxy's copy is the only one from here on: when it dies, the grant ends.
-	closeFiles([]*os.File{s.grant.Channel})
-	s.grant.Channel = nil
+	closeFiles([]*os.File{s.grant.Channel, s.grant.Second})
+	s.grant.Channel, s.grant.Second = nil, nil
 	return s.proxy.listen()
 }
 
@@ -391,7 +402,7 @@ func (s *Sandbox) release() error {
 		s.io.close()
 	}
 	wg.Wait()
-	closeFiles([]*os.File{s.grant.Channel})
+	closeFiles([]*os.File{s.grant.Channel, s.grant.Second})
 	if s.grant.Close != nil {
 		s.grant.Close()
 	}
