@@ -43,7 +43,11 @@ func (p *proxyRun) openGrant(fd int, name string, redial func(context.Context) (
 
 // changed cuts the streams that carry a secret which was taken away with --now.
 func (p *proxyRun) changed(c api.Change) {
-	if relay := p.web.Load(); relay != nil && c.Cut {
+	if !c.Cut {
+		return
+	}
+	p.wires.cut(c.Name)
+	if relay := p.web.Load(); relay != nil {
 		relay.Cut(c.Name)
 	}
 }

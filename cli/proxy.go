@@ -66,6 +66,7 @@ type proxyRun struct {
 	names   *dns.Server
 	server  *proxy.Server
 	web     atomic.Pointer[web.Server] // read by the lease, which is opened first
+	wires   wires                      // as web
 	grants  grants
 	notices *notices
 	ca      *ca.Authority
@@ -128,7 +129,7 @@ func (p *proxyRun) wire() error {
 	p.server = proxy.New(proxy.Config{
 		Destination: destinations.Lookup, Names: table, Policy: policy,
 		Intercept: swapper.Bound, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
-		Web: relay, Refuse: relay.Refuse(),
+		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder),
 		Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Refuse: relay.Refuse(), Audit: recorder}),
 		Audit:       recorder, MaxConns: p.handoff.MaxConns,
 	})
