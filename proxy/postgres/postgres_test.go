@@ -13,7 +13,7 @@ import (
 
 // TestPostgres is one server and all that a client may want of it.
 func TestPostgres(t *testing.T) {
-	db := startDatabase(t)
+	db := logintest.StartPostgres(t)
 	t.Run("psql", func(t *testing.T) { testMethods(t, db) })
 	t.Run("drivers", func(t *testing.T) { testDrivers(t, db) })
 	t.Run("refusals", func(t *testing.T) { testRefusals(t, db) })
@@ -23,8 +23,8 @@ func TestPostgres(t *testing.T) {
 	t.Run("untrusted", func(t *testing.T) { testUntrusted(t, db) })
 }
 
-func testMethods(t *testing.T, db *database) {
-	rig := db.newRig(t, secret("SCRAM_URL", "user_scram", bad), secret("MD5_URL", "user_md5", bad), secret("CLEAR_URL", "user_clear", bad))
+func testMethods(t *testing.T, db *logintest.Postgres) {
+	rig := newRig(t, db, secret("SCRAM_URL", "user_scram", bad), secret("MD5_URL", "user_md5", bad), secret("CLEAR_URL", "user_clear", bad))
 	tests := []struct{ name, secret, mode, more, user string }{
 		{"scram", "SCRAM_URL", "verify-full", "", "user_scram"},
 		{"scram bound to the channel", "SCRAM_URL", "verify-full", "channel_binding=require", "user_scram"},
@@ -120,8 +120,8 @@ async def main():
 asyncio.run(main())
 `
 
-func testDrivers(t *testing.T, db *database) {
-	rig := db.newRig(t, secret("SCRAM_URL", "user_scram", bad), secret("MD5_URL", "user_md5", bad))
+func testDrivers(t *testing.T, db *logintest.Postgres) {
+	rig := newRig(t, db, secret("SCRAM_URL", "user_scram", bad), secret("MD5_URL", "user_md5", bad))
 	u, err := url.Parse(rig.Placeholders["SCRAM_URL"])
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func testDrivers(t *testing.T, db *database) {
 	}
 }
 
-func testRefusals(t *testing.T, db *database) {
+func testRefusals(t *testing.T, db *logintest.Postgres) {
 	const failed = `password authentication failed for user "user_scram"`
 	tests := []struct {
 		name, value string // of the real secret
@@ -162,7 +162,7 @@ func testRefusals(t *testing.T, db *database) {
 	}
 	for _, tt := range tests {
 		t.Run("it refuses "+tt.name, func(t *testing.T) {
-			rig := db.newRig(t, logintest.Secret{Name: "DATABASE_URL", Value: tt.value, Use: api.UsePostgres})
+			rig := newRig(t, db, logintest.Secret{Name: "DATABASE_URL", Value: tt.value, Use: api.UsePostgres})
 			rig.Keys.Fail(tt.fail)
 			dsn := rig.dsn(t, "DATABASE_URL", "verify-full")
 			if tt.forge {
@@ -184,7 +184,7 @@ func testRefusals(t *testing.T, db *database) {
 		})
 	}
 	t.Run("it refuses what it cannot record", func(t *testing.T) {
-		rig := db.newRig(t, secret("DATABASE_URL", "user_scram", bad))
+		rig := newRig(t, db, secret("DATABASE_URL", "user_scram", bad))
 		rig.Records.Fail(errors.New("disk full"))
 		if out, err := rig.psql(t, rig.dsn(t, "DATABASE_URL", "verify-full"), "SELECT 1"); err == nil || !strings.Contains(out, "could not be recorded") {
 			t.Errorf("%v: %s", err, out)
@@ -192,8 +192,8 @@ func testRefusals(t *testing.T, db *database) {
 	})
 }
 
-func testRotation(t *testing.T, db *database) {
-	rig := db.newRig(t, secret("DATABASE_URL", "user_scram", bad))
+func testRotation(t *testing.T, db *logintest.Postgres) {
+	rig := newRig(t, db, secret("DATABASE_URL", "user_scram", bad))
 	rig.Keys.Set(rig.Placeholders["DATABASE_URL"], value("user_md5", bad))
 	out, err := rig.psql(t, rig.dsn(t, "DATABASE_URL", "verify-full"), "SELECT current_user, current_database()")
 	if err != nil || out != "user_md5|postgres" {
@@ -201,14 +201,14 @@ func testRotation(t *testing.T, db *database) {
 	}
 }
 
-func testCut(t *testing.T, db *database) {
-	rig := db.newRig(t, secret("DATABASE_URL", "user_scram", bad))
+func testCut(t *testing.T, db *logintest.Postgres) {
+	rig := newRig(t, db, secret("DATABASE_URL", "user_scram", bad))
 	done := make(chan string, 1)
 	go func() {
 		out, _ := rig.psql(t, rig.dsn(t, "DATABASE_URL", "verify-full"), "SELECT pg_sleep(50)")
 		done <- out
 	}()
-	db.await(t, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(50)%'", "1")
+	db.Await(t, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(50)%'", "1")
 	rig.Wire.(*Server).Cut("OTHER_URL")
 	rig.Wire.(*Server).Cut("DATABASE_URL")
 	if out := <-done; !strings.Contains(out, "closed the connection") && !strings.Contains(out, "SSL") {
@@ -221,14 +221,14 @@ func testCut(t *testing.T, db *database) {
 
 // testClear shows that a key leaves without TLS only where a binding says so and the
 // client asks for none.
-func testClear(t *testing.T, db *database) {
+func testClear(t *testing.T, db *logintest.Postgres) {
 	plain := secret("PLAIN_URL", "user_plain", bad)
-	rig := db.newRig(t, plain)
+	rig := newRig(t, db, plain)
 	if out, err := rig.psql(t, rig.dsn(t, "PLAIN_URL", "disable"), "SELECT 1"); err == nil || !strings.Contains(out, "no pg_hba.conf entry") {
 		t.Errorf("it went without TLS: %v: %s", err, out)
 	}
 	plain.Plaintext = true
-	rig = db.newRig(t, plain)
+	rig = newRig(t, db, plain)
 	if out, err := rig.psql(t, rig.dsn(t, "PLAIN_URL", "disable"), "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"); err != nil || out != "f" {
 		t.Errorf("%v: %s", err, out)
 	}
@@ -237,8 +237,8 @@ func testClear(t *testing.T, db *database) {
 	}
 }
 
-func testUntrusted(t *testing.T, db *database) {
-	cfg := logintest.Config{Wire: newWire, Secrets: []logintest.Secret{secret("DATABASE_URL", "user_scram", bad)}, Upstream: db.addr}
+func testUntrusted(t *testing.T, db *logintest.Postgres) {
+	cfg := logintest.Config{Wire: newWire, Secrets: []logintest.Secret{secret("DATABASE_URL", "user_scram", bad)}, Upstream: db.Addr}
 	rig := &rig{logintest.New(t, cfg)}
 	out, err := rig.psql(t, rig.dsn(t, "DATABASE_URL", "verify-full"), "SELECT 1")
 	if err == nil || !strings.Contains(out, "upstream_tls_untrusted") {

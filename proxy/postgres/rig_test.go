@@ -1,169 +1,21 @@
 package postgres
 
 import (
-	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
-	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/superserve/superserve/proxy"
-	"github.com/superserve/superserve/proxy/ca"
 	"github.com/superserve/superserve/proxy/login"
 	"github.com/superserve/superserve/proxy/login/logintest"
 	"github.com/superserve/superserve/secretd/api"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// bad has every byte that a URL has to escape.
-const bad = "p@:/%+&=#?[] ü\u00a0Real"
-
-// database is a real PostgreSQL with three users whose passwords are bad, one for
-// each method: user_scram, user_md5 and user_clear.
-type database struct {
-	addr      netip.AddrPort
-	authority *ca.Authority
-}
-
-// program finds one of the server's, which Debian keeps out of PATH.
-func program(t testing.TB, name string) string {
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
-	if len(found) == 0 {
-		logintest.Missing(t, name)
-	}
-	return found[len(found)-1]
-}
-
-// startDatabase starts a server of its own, as the user that Debian made for it when
-// the test is root, since the server refuses to be.
-func startDatabase(t testing.TB, settings ...string) *database {
-	t.Helper()
-	logintest.Need(t, "psql")
-	initdb, server := program(t, "initdb"), program(t, "postgres")
-	dir, err := os.MkdirTemp("", "pg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	uid, as := owner(t, dir)
-	data := filepath.Join(dir, "data")
-	as(t, initdb, "-D", data, "-U", "admin", "--no-sync", "--locale=C.UTF-8", "-A", "trust")
-	cert, key, authority := logintest.Certificate(t, data, uid, logintest.Host)
-	hba := "hostssl all user_scram all scram-sha-256\nhostssl all user_md5 all md5\nhostssl all user_clear all password\n" +
-		"hostnossl all user_plain all scram-sha-256\nhost all admin all trust\n"
-	if err := os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte(hba), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	port := logintest.FreePort(t)
-	db := &database{addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), authority: authority}
-	args := []string{"-D", data, "-p", strconv.Itoa(int(port)), "-c", "fsync=off", "-c", "unix_socket_directories=",
-		"-c", "listen_addresses=127.0.0.1", "-c", "ssl=on", "-c", "ssl_cert_file=" + cert, "-c", "ssl_key_file=" + key}
-	for _, s := range settings {
-		args = append(args, "-c", s)
-	}
-	start(t, dir, uid, server, args)
-	db.prepare(t)
-	return db
-}
-
-// owner gives dir to the user that a server runs as and returns how to run programs
-// as it.
-func owner(t testing.TB, dir string) (int, func(testing.TB, string, ...string)) {
-	t.Helper()
-	uid := os.Geteuid()
-	if uid == 0 {
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			logintest.Missing(t, "the user postgres")
-		}
-		uid, _ = strconv.Atoi(u.Uid)
-		if err := os.Chown(dir, uid, -1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return uid, func(t testing.TB, name string, args ...string) {
-		t.Helper()
-		if out, err := command(dir, uid, name, args).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v: %s", name, err, out)
-		}
-	}
-}
-
-func command(dir string, uid int, name string, args []string) *exec.Cmd {
-	cmd := exec.Command(name, args...)
-	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8"}
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid), NoSetGroups: true}}
-	}
-	return cmd
-}
-
-func start(t testing.TB, dir string, uid int, server string, args []string) {
-	t.Helper()
-	cmd := command(dir, uid, server, args)
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGINT) // "fast" shutdown
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("postgres: %v\n%s", err, log.String())
-		}
-	})
-}
-
-// prepare waits for the server and makes the users.
-func (db *database) prepare(t testing.TB) {
-	t.Helper()
-	script := fmt.Sprintf(`CREATE ROLE user_scram LOGIN PASSWORD %[1]s; CREATE ROLE user_clear LOGIN PASSWORD %[1]s;
-CREATE ROLE user_plain LOGIN PASSWORD %[1]s;
-SET password_encryption = 'md5'; CREATE ROLE user_md5 LOGIN PASSWORD %[1]s;
-GRANT ALL ON DATABASE postgres TO PUBLIC; GRANT ALL ON SCHEMA public TO PUBLIC;`, "'"+bad+"'")
-	var out string
-	err := errors.New("not tried")
-	for deadline := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(deadline); {
-		out, err = logintest.Run(t, nil, script, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", db.admin())
-		if err != nil && !strings.Contains(out, "refused") && !strings.Contains(out, "starting up") {
-			break
-		}
-	}
-	if err != nil {
-		t.Fatalf("psql: %v: %s", err, out)
-	}
-}
-
-func (db *database) admin() string {
-	return fmt.Sprintf("host=127.0.0.1 port=%d user=admin dbname=postgres sslmode=disable connect_timeout=5", db.addr.Port())
-}
-
-// await asks until the answer is want.
-func (db *database) await(t testing.TB, sql, want string) {
-	t.Helper()
-	got := ""
-	for deadline := time.Now().Add(20 * time.Second); got != want; {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s = %q, want %q", sql, got, want)
-		}
-		out, err := logintest.Run(t, nil, sql, "psql", "-X", "-A", "-t", db.admin())
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		got = strings.TrimSpace(out)
-	}
-}
 
 // value is the URL that is the secret of a user.
 func value(name, password string) string {
@@ -172,14 +24,17 @@ func value(name, password string) string {
 	return u.String()
 }
 
+// bad is the password of every user.
+const bad = logintest.Password
+
 func newWire(c login.Config) proxy.Wire { return New(c) }
 
 // newRig stands a proxy before db, for the secrets.
-func (db *database) newRig(t testing.TB, secrets ...logintest.Secret) *rig {
+func newRig(t testing.TB, db *logintest.Postgres, secrets ...logintest.Secret) *rig {
 	t.Helper()
 	cfg := logintest.Config{
 		Wire: newWire, Secrets: secrets,
-		Upstream: db.addr, Roots: logintest.Roots(db.authority),
+		Upstream: db.Addr, Roots: logintest.Roots(db.Authority),
 	}
 	return &rig{logintest.New(t, cfg)}
 }
