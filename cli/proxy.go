@@ -69,6 +69,7 @@ type proxyRun struct {
 	wires   wires                      // as web
 	grants  grants
 	notices *notices
+	gate    *gate
 	ca      *ca.Authority
 
 	streams, lookups []net.Listener
@@ -111,7 +112,8 @@ func (p *proxyRun) wire() error {
 	if err != nil {
 		return err
 	}
-	dialer, err := dial.New(dial.Config{Policy: policy, Overrides: p.handoff.Resolve, Roots: roots})
+	p.gate = &gate{egress.NewLive(policy), swapper}
+	dialer, err := dial.New(dial.Config{Policy: p.gate, Overrides: p.handoff.Resolve, Roots: roots})
 	if err != nil {
 		return err
 	}
@@ -122,13 +124,13 @@ func (p *proxyRun) wire() error {
 	if err != nil {
 		return err
 	}
-	relay := web.New(web.Config{CA: p.ca, Dial: dialer, Swap: swapper, Audit: recorder})
+	relay := web.New(web.Config{CA: p.ca, Dial: dialer, Swap: swapper, Audit: recorder, Policy: p.gate, Recheck: dialer.Recheck})
 	p.web.Store(relay)
 	table := dns.NewTable()
 	p.names = dns.NewServer(dns.Config{Table: table, IPv6: p.handoff.FDs.TCP6 != 0})
 	p.server = proxy.New(proxy.Config{
-		Destination: destinations.Lookup, Names: table, Policy: policy,
-		Intercept: swapper.Bound, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
+		Destination: destinations.Lookup, Names: table, Policy: p.gate, Upstream: dialer.Recheck,
+		Intercept: p.gate.intercepts, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
 		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder),
 		Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Refuse: relay.Refuse(), Audit: recorder}),
 		Audit:       recorder, MaxConns: p.handoff.MaxConns,
@@ -172,7 +174,7 @@ func (p *proxyRun) serve(ctx context.Context) error {
 		run(func() error { return p.names.ServeUDP(ctx, c) })
 	}
 	run(func() error { return p.notices.run(ctx, p.ready) })
-	run(func() error { return untilClosed(ctx, p.ready) })
+	run(func() error { return p.untilClosed(ctx) })
 	<-ctx.Done()
 	p.server.Close()
 	p.names.Close()
@@ -185,11 +187,12 @@ func (p *proxyRun) serve(ctx context.Context) error {
 
 var errSupervisorGone = errors.New("the supervisor closed the run")
 
-// untilClosed returns errSupervisorGone when the other end of Ready is closed, also by the death of its process.
-func untilClosed(ctx context.Context, ready net.Conn) error {
-	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
+// untilClosed carries out orders and returns errSupervisorGone when the other end of Ready is closed, also by the
+// death of its process.
+func (p *proxyRun) untilClosed(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = p.ready.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := io.Copy(io.Discard, ready); ctx.Err() == nil && err != nil {
+	if err := sandbox.FollowOrders(p.ready, p.carryOut); ctx.Err() == nil && err != nil {
 		return fmt.Errorf("%w: %w", errSupervisorGone, err)
 	}
 	return errSupervisorGone
@@ -225,6 +228,9 @@ func (p *proxyRun) newSwapper() *swap.Swapper {
 
 // plaintext reports whether a secret may go to h without TLS.
 func (p *proxyRun) plaintext(h api.Host, port uint16) bool {
+	if p.gate.plain(h, port) {
+		return true
+	}
 	return slices.ContainsFunc(p.grants.entries(), func(e api.Entry) bool {
 		return e.Binding.Plaintext && slices.ContainsFunc(e.Binding.Hosts, func(b api.Pattern) bool { return b.Match(h, port) })
 	})
@@ -248,7 +254,7 @@ func (p *proxyRun) newPolicy(bound []api.Pattern) (*egress.Policy, error) {
 	own := &ownAddrs{list: net.InterfaceAddrs}
 	return egress.Parse(egress.Rules{
 		Mode: mode, Allow: n.Allow, Deny: n.Deny, AllowPrivate: n.AllowPrivate,
-		Bound: bound, Exempt: exempt, Own: own.has,
+		Bound: bound, Requests: requestRules(n.Requests), Exempt: exempt, Own: own.has,
 	})
 }
 

@@ -72,6 +72,8 @@ type Network struct {
 	Allow        []string `json:"allow"`                   // names, wildcards or CIDRs with an optional port; if not nil, even if empty, only these and bound hosts
 	Deny         []string `json:"deny,omitempty"`          // the same forms; always wins
 	AllowPrivate []string `json:"allow_private,omitempty"` // CIDRs of private space that rules may reach
+
+	Requests []RequestRule `json:"requests,omitempty"` // rules with methods and paths
 }
 
 // Mount shows a file or directory of the host in the sandbox. Writes to it reach the host unless ReadOnly.

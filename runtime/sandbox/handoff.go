@@ -115,6 +115,7 @@ type Notice struct {
 	Host   string `json:"host,omitempty"`   // the destination, if there is one
 	Port   uint16 `json:"port,omitempty"`   //
 	Secret string `json:"secret,omitempty"` // the name of a secret, never its value
+	Order  uint64 `json:"order,omitempty"`  // the number of the order that this answers; Text is then what went wrong, if anything did
 }
 
 // WriteReady tells the supervisor that the proxy listens and how its CA is called: the DER of the certificate.

@@ -63,6 +63,8 @@ type Sandbox struct {
 	gv    *runsc.Runtime
 	ctr   *runsc.Container
 
+	orders *orders
+
 	mu     sync.Mutex // guards what follows
 	cause  Result     // why the sandbox was killed; zero if it was not
 	result Result     // valid when done is closed
@@ -161,11 +163,12 @@ func (s *Sandbox) kill(cause Result) {
 func (s *Sandbox) supervise(stop func()) {
 	var followers sync.WaitGroup
 	followers.Go(func() {
-		s.proxy.follow(func(n Notice) { s.cfg.Notice(n.Text) })
+		s.proxy.follow(s.noticed)
 		s.kill(Result{codeFailed, ReasonProxy, "the proxy ended under the agent"})
 	})
-	stopSealing := s.sealAudit()
+	stopOrders, stopSealing := s.takeOrders(), s.sealAudit()
 	exit, err := s.ctr.Wait()
+	stopOrders()
 	stopSealing()
 	s.cfg.Log.Debug("agent ended", zap.Int("code", exit.Code))
 	stop()
