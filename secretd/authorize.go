@@ -88,7 +88,7 @@ func (g *grant) find(placeholder string) *granted {
 // current returns the stored secret behind an entry. One that was deleted, or set
 // anew after it was deleted, is revoked for this grant.
 func (d *Daemon) current(ctx context.Context, g *grant, e *granted) (*secret, error) {
-	s, err := d.load(ctx, g.Agent, e.Name)
+	s, err := d.loadForUse(ctx, g.Agent, e.Name)
 	if errors.Is(err, api.ErrNotFound) {
 		return nil, api.ErrRevoked
 	}

@@ -74,6 +74,7 @@ type Daemon struct {
 	grants map[string]*grant    // by id, whether their channel is open or not
 	used   map[string]time.Time // by key of the secret, not yet stored
 	values map[string]held      // by key of the secret
+	loaded map[string]loaded    // by key of the secret
 }
 
 // Open opens the store under cfg.State, or makes it. It refuses a directory or file
@@ -88,7 +89,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{build: cfg.Build, log: cfg.Log, cfg: cfg, dir: dir, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time), values: make(map[string]held)}
+	d := &Daemon{build: cfg.Build, log: cfg.Log, cfg: cfg, dir: dir, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time), values: make(map[string]held), loaded: make(map[string]loaded)}
 	if d.log == nil {
 		d.log = zap.NewNop()
 	}

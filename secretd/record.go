@@ -76,6 +76,32 @@ func (d *Daemon) load(ctx context.Context, agent, name string) (*secret, error) 
 	return parseSecret(r)
 }
 
+// loaded is a secret as it was read, and when that was in the ledger's count.
+type loaded struct {
+	secret *secret
+	writes uint64
+}
+
+// loadForUse reads a secret as load does, or takes it from memory when the store has not
+// changed since. It is shared, and read-only.
+func (d *Daemon) loadForUse(ctx context.Context, agent, name string) (*secret, error) {
+	key, writes := secretKey(agent, name), d.ledger.Writes()
+	d.mu.Lock()
+	last, ok := d.loaded[key]
+	d.mu.Unlock()
+	if ok && last.writes == writes {
+		return last.secret, nil
+	}
+	s, err := d.load(ctx, agent, name)
+	if err != nil || writes%2 == 1 || d.ledger.Writes() != writes {
+		return s, err
+	}
+	d.mu.Lock()
+	d.loaded[key] = loaded{s, writes}
+	d.mu.Unlock()
+	return s, nil
+}
+
 func parseSecret(r store.Record) (*secret, error) {
 	agent, name, ok := splitKey(r.Key)
 	s := &secret{agent: agent, name: name, revision: r.Revision, sum: sha256.Sum256(r.Value)}
@@ -150,6 +176,7 @@ func (d *Daemon) letGo(unused func(key string) bool) {
 	d.mu.Lock()
 	before := len(d.values)
 	maps.DeleteFunc(d.values, func(key string, _ held) bool { return unused(key) })
+	maps.DeleteFunc(d.loaded, func(key string, _ loaded) bool { return unused(key) })
 	gone := before - len(d.values)
 	d.mu.Unlock()
 	if gone > 0 {

@@ -85,14 +85,17 @@ func snapshots(t *testing.T) string {
 	return dir
 }
 
-func snapshot(t *testing.T, from, to string) {
+// snapshot copies an image to a file of a new name: a mount of the copy of before can
+// still be alive in the mount namespace of another process, and whoever mounts the same
+// file again would be shown that old one.
+func snapshot(t *testing.T, from string) (to string) {
 	t.Helper()
 	in, err := os.Open(from)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	out, err := os.Create(to)
+	out, err := os.CreateTemp(filepath.Dir(from), "copy-*")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +103,7 @@ func snapshot(t *testing.T, from, to string) {
 	if err := unix.IoctlFileClone(int(out.Fd()), int(in.Fd())); err != nil {
 		t.Fatal(err)
 	}
+	return out.Name()
 }
 
 // cuts is how many power cuts a test makes.
@@ -110,7 +114,7 @@ func cuts(t *testing.T) int { return max(6, 2*times(t)) }
 func TestPowerCut(t *testing.T) {
 	needDisks(t, "mkfs.xfs", "mkfs.ext4", "mount", "truncate")
 	dir := snapshots(t)
-	image, copied := filepath.Join(dir, "disk"), filepath.Join(dir, "copy")
+	image := filepath.Join(dir, "disk")
 	disk(t, image)
 	state, unmount := mounted(t, "-o", ext4Options, image)
 	run := stateDir(t)
@@ -126,9 +130,10 @@ func TestPowerCut(t *testing.T) {
 			time.Sleep(time.Duration(rand.IntN(1000)) * time.Microsecond) // the moment of the cut
 		}
 		before := acknowledged.Load()
-		snapshot(t, image, copied)
+		copied := snapshot(t, image)
 		after := begun.Load()
 		version, err := stored(t, copied)
+		must(t, "rm", copied)
 		switch {
 		case err != nil:
 			corrupt++
@@ -207,7 +212,7 @@ func stored(t *testing.T, image string) (uint64, error) {
 func TestPowerCutInTheFirstStart(t *testing.T) {
 	needDisks(t, "mkfs.xfs", "mkfs.ext4", "mount", "truncate")
 	dir := snapshots(t)
-	image, copied := filepath.Join(dir, "disk"), filepath.Join(dir, "copy")
+	image := filepath.Join(dir, "disk")
 	disk(t, image)
 	state, _ := mounted(t, "-o", ext4Options, image)
 	for n := range cuts(t) {
@@ -216,13 +221,14 @@ func TestPowerCutInTheFirstStart(t *testing.T) {
 		started := make(chan error, 1)
 		go func() { started <- served(t, cmd) }()
 		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond) // the moment of the cut
-		snapshot(t, image, copied)
+		copied := snapshot(t, image)
 		if err := <-started; err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		opens(t, copied, fmt.Sprint(n))
+		must(t, "rm", copied)
 	}
 }
 

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,9 @@ type Keeper interface {
 	Resolve(ctx context.Context, r api.ResolveRequest) ([]byte, error)
 }
 
+// requestBuffer holds a few requests, in bytes.
+const requestBuffer = 2 << 10
+
 // Serve answers on conn for k until the peer closes it, ctx ends, changes is
 // closed or the peer breaks the protocol; it then closes conn and waits for the
 // requests in flight. Changes are sent on as they come. It returns nil when the
@@ -37,7 +41,7 @@ type Keeper interface {
 // for a peer of another version.
 func Serve(ctx context.Context, conn net.Conn, k Keeper, changes <-chan api.Change) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &server{conn: conn, keeper: k, slots: make(chan struct{}, maxInFlight)}
+	s := &server{conn: conn, in: bufio.NewReaderSize(conn, requestBuffer), keeper: k, slots: make(chan struct{}, maxInFlight)}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer func() {
 		cancel(nil)
@@ -54,6 +58,7 @@ func Serve(ctx context.Context, conn net.Conn, k Keeper, changes <-chan api.Chan
 
 type server struct {
 	conn   net.Conn
+	in     *bufio.Reader
 	keeper Keeper
 	slots  chan struct{}
 	wait   sync.WaitGroup
@@ -87,7 +92,7 @@ func (s *server) write(k kind, id uint64, payload []byte) error {
 
 // greet checks the peer's version and sends the manifest.
 func (s *server) greet() error {
-	f, err := readFrame(s.conn)
+	f, err := readFrameFrom(s.conn, s.in)
 	if err != nil {
 		return err
 	}
@@ -139,7 +144,7 @@ func (s *server) push(ctx context.Context, changes <-chan api.Change) error {
 // its own, so that a slow record of one does not hold up another.
 func (s *server) answer(ctx context.Context) error {
 	for {
-		f, err := readFrame(s.conn)
+		f, err := readFrameFrom(s.conn, s.in)
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -85,6 +86,8 @@ type Ledger struct {
 	anchor Anchor
 	mark   func() audit.Mark
 	log    *zap.Logger
+
+	writes atomic.Uint64
 
 	mu       sync.Mutex
 	sealer   *seal.Sealer
@@ -204,6 +207,11 @@ func (l *Ledger) Generation() uint64 {
 	defer l.mu.Unlock()
 	return l.head.Generation
 }
+
+// Writes counts the beginnings and the ends of changes: what was read while it was even
+// is what the store has for as long as it stays the same. It holds for the one process
+// that has the store open.
+func (l *Ledger) Writes() uint64 { return l.writes.Load() }
 
 func (l *Ledger) place() seal.Place { return seal.Place{Store: l.ID(), Kind: headKey} }
 
@@ -357,6 +365,8 @@ func (l *Ledger) write(ctx context.Context, changes []store.Change, next head) e
 	failpoint.Hit("store begun")
 	// After an error it is not known whether the store took the change.
 	l.stale = true
+	l.writes.Add(1)
+	defer l.writes.Add(1)
 	if err := l.Store.Apply(ctx, append(changes[:len(changes):len(changes)], change)); err != nil {
 		return err
 	}
