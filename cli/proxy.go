@@ -236,26 +236,9 @@ func (p *proxyRun) plaintext(h api.Host, port uint16) bool {
 	})
 }
 
-// newPolicy translates the words of superserve.yaml: an absent list of allowed hosts is the public internet, any
-// other list, even an empty one, closes the rest.
+// newPolicy parses the run's policy as it is now.
 func (p *proxyRun) newPolicy(bound []api.Pattern) (*egress.Policy, error) {
-	exempt, err := dial.Literals(p.handoff.Resolve)
-	if err != nil {
-		return nil, err
-	}
-	n := p.handoff.Network
-	mode := n.Mode
-	if mode == "" {
-		mode = egress.ModePublic
-	}
-	if mode == egress.ModePublic && n.Allow != nil {
-		mode = egress.ModeBound
-	}
-	own := &ownAddrs{list: net.InterfaceAddrs}
-	return egress.Parse(egress.Rules{
-		Mode: mode, Allow: n.Allow, Deny: n.Deny, AllowPrivate: n.AllowPrivate,
-		Bound: bound, Requests: requestRules(n.Requests), Exempt: exempt, Own: own.has,
-	})
+	return policyFor(p.handoff.Network, bound, p.handoff.Resolve)
 }
 
 // roots are the host's certificates, read now because confine takes the files away, and the operator's.

@@ -121,6 +121,7 @@ func (sh *shell) commands() []*cobra.Command {
 		sh.stopCommand(),
 		sh.agentsCommand(),
 		sh.auditCommand(),
+		sh.policyCommand(),
 		sh.doctorCommand(),
 		sh.versionCommand(),
 		newProxyCommand(),

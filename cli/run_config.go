@@ -26,7 +26,7 @@ func (f *runFlags) config(a *agent.Agent, m *agent.Manifest, p places) (sandbox.
 		Agent: a.Name, State: p.state, Dir: a.Dir(), Runsc: f.runsc, Logs: true,
 		Resolve: f.resolve, Rootfs: within(a.Source, m.Rootfs), Home: f.home, Timeout: m.Resources.Timeout,
 		Limits:  cgroup.Limits{Memory: m.Resources.Memory, CPU: m.Resources.CPUs, Pids: m.Resources.Pids},
-		Network: sandbox.Network{Mode: m.Network.Mode, Allow: m.Network.Allow, Deny: m.Network.Deny, AllowPrivate: m.Network.AllowPrivate},
+		Network: networkOf(m.Network),
 	}
 	if m.Image != "" {
 		return cfg, fmt.Errorf("%s: this release runs no images: unpack it and name the folder as rootfs", agent.ManifestName)
@@ -110,7 +110,7 @@ func (f *runFlags) reach(cfg *sandbox.Config) error {
 		}
 		cfg.Network.Mode = f.network
 		if f.network == "public" {
-			cfg.Network.Allow = nil // a list would close what the flag opens
+			openNetwork(&cfg.Network)
 		}
 	}
 	for _, r := range f.resolve {

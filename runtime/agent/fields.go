@@ -167,7 +167,8 @@ func readEach[T any](n ast.Node, what string, to *[]T, parse func(string) (T, er
 	return nil
 }
 
-// readNetwork reads a mode's name or {mode, allow, deny, allow_private}. What a rule means is checked
+// readNetwork reads a mode's name or {mode, allow, deny, allow_private}. Entries of allow and deny may
+// speak of requests (readRules). What a rule means is checked
 // by the policy that it becomes part of.
 func (m *Manifest) readNetwork(n ast.Node) error {
 	if _, plain := n.(*ast.StringNode); plain {
@@ -180,7 +181,7 @@ func (m *Manifest) readNetwork(n ast.Node) error {
 	return readFields(fields, "network", []field{
 		{"mode", readMode(&m.Network.Mode)},
 		{"allow", m.readAllow},
-		{"deny", into(&m.Network.Deny, "deny")},
+		{"deny", m.readRules(&m.Network.Deny, true)},
 		{"allow_private", into(&m.Network.AllowPrivate, "allow_private")},
 	})
 }
@@ -191,7 +192,7 @@ func (m *Manifest) readAllow(n ast.Node) error {
 	if isNull(n) {
 		return faultf(n, "'allow' has no value: write `allow: []` to close the network, or leave it out")
 	}
-	return into(&m.Network.Allow, "allow")(n)
+	return m.readRules(&m.Network.Allow, false)(n)
 }
 
 func readMode(to *string) func(ast.Node) error {

@@ -65,6 +65,7 @@ type Network struct {
 	Allow        []string
 	Deny         []string
 	AllowPrivate []string
+	Requests     []RequestRule // the entries of both lists that speak of requests
 }
 
 // Resources are the limits of one run; zero means no limit.

@@ -64,6 +64,34 @@ func TestParseReadsEveryKey(t *testing.T) {
 	}
 }
 
+func TestParseReadsRequestRules(t *testing.T) {
+	got, err := Parse([]byte(`name: a
+command: x
+network:
+  allow:
+    - pypi.org
+    - host: api.github.com
+      methods: [GET]
+      paths: [/repos/acme/**]
+    - {host: look.example.com, inspect: true}
+    - {host: plain.example.com}
+  deny:
+    - host: api.stripe.com
+      methods: [DELETE]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Network{Allow: []string{"pypi.org", "plain.example.com"}, Deny: []string{}, Requests: []RequestRule{
+		{Host: "api.github.com", Methods: []string{"GET"}, Paths: []string{"/repos/acme/**"}},
+		{Host: "look.example.com"},
+		{Deny: true, Host: "api.stripe.com", Methods: []string{"DELETE"}},
+	}}
+	if d := cmp.Diff(want, got.Network); d != "" {
+		t.Errorf("Parse -want +got\n%s", d)
+	}
+}
+
 func TestParseFaults(t *testing.T) {
 	const head = "name: a\ncommand: true-agent\n"
 	tests := []struct{ name, text, want string }{
@@ -82,6 +110,11 @@ func TestParseFaults(t *testing.T) {
 		{"refuses two documents", head + "---\nname: b\n", "a second document"},
 		{"refuses an alias", "x-n: &n a\nname: *n\ncommand: x\n", "superserve.yaml:2:7: 'name' must be a string"},
 		{"refuses an allow without a value", head + "network:\n  allow:\n", "superserve.yaml:4:"},
+		{"refuses a rule without a host", head + "network:\n  allow:\n  - methods: [GET]\n", "a rule without 'host'"},
+		{"refuses an unknown key of a rule", head + "network:\n  allow:\n  - {host: a.com, method: [GET]}\n", "did you mean 'methods'?"},
+		{"refuses methods that are not looked at", head + "network:\n  allow:\n  - {host: a.com, inspect: false, methods: [GET]}\n", "leave out inspect: false"},
+		{"refuses an empty list of paths", head + "network:\n  deny:\n  - {host: a.com, paths: []}\n", "leave it out for any"},
+		{"refuses a number for a rule", head + "network:\n  allow: [12]\n", "an entry of 'allow' that is not {host: …} must be a string"},
 		{"refuses a mode", head + "network: open\n", `superserve.yaml:3:10: network "open": give none, bound or public`},
 		{"does not repeat a value put in place of a name", head + "secrets: [\"KEY=sk-1234\"]\n", "superserve.yaml:3:11: invalid secret name"},
 		{"refuses a secret that stands twice", head + "secrets: [A, A]\n", "superserve.yaml:3:14: secret 'A' stands twice"},
