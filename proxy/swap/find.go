@@ -32,6 +32,10 @@ type finding struct {
 	parts [2]part
 	count int
 	about *entry // of a misfit
+
+	site     site
+	use      api.Use // the place, outside of fields
+	boundary []byte  // of the multipart content that it is in
 }
 
 // part is one placeholder within a field.
@@ -40,6 +44,8 @@ type part struct {
 	start, end int
 	use        api.Use
 	secret     api.Secret
+	write      writer
+	of         func(value []byte) []byte // the piece of the value that stands here; nil: all
 }
 
 // addMarker adds the marker of a placeholder. All placeholders of a run share one,

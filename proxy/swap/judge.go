@@ -1,8 +1,10 @@
 package swap
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"unicode/utf8"
 
 	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/secretd/api"
@@ -16,15 +18,28 @@ import (
 // A request without a credential, such as git's first, is always fine. ctx bounds
 // the wait for the Resolver. Without credential fields Judge allocates nothing.
 func (s *Swapper) Judge(ctx context.Context, t Target, fields []Field) (*Plan, *Refusal) {
-	var space [4]finding
+	return s.JudgeRequest(ctx, t, Request{Fields: fields})
+}
+
+// JudgeRequest is Judge for all of a request that may carry a secret. Where no
+// binding names a place in target or body it costs what Judge does.
+func (s *Swapper) JudgeRequest(ctx context.Context, t Target, q Request) (*Plan, *Refusal) {
+	var space [2]finding
 	found := space[:0]
-	for i := range fields {
-		name := s.names.find(fields[i].Name)
+	for i := range q.Fields {
+		name := s.names.find(q.Fields[i].Name)
 		if name == "" {
 			continue
 		}
-		found = append(found, finding{index: i, name: name, value: fields[i].Value})
+		if name == cookieName {
+			found = append(found, s.cookies(t, i, q.Fields[i].Value)...)
+			continue
+		}
+		found = append(found, finding{index: i, name: name, value: q.Fields[i].Value})
 		s.examine(&found[len(found)-1])
+	}
+	if s.targets || s.bodies && q.Body != nil {
+		found = append(found, s.places(t, q)...)
 	}
 	if len(found) == 0 {
 		return nil, nil
@@ -114,7 +129,7 @@ func (s *Swapper) refusePart(t *Target, f *finding, p *part) *Refusal {
 // covers every credential field.
 func allowed(uses []api.Use, place api.Use, name string) (api.Use, bool) {
 	if len(uses) == 0 {
-		return place, true
+		return place, place.Kind == api.UseBearer || place.Kind == api.UseHeader || place.Kind == api.UseBasic
 	}
 	for _, u := range uses {
 		if covers(u, place, name) {
@@ -132,9 +147,11 @@ func covers(u, place api.Use, name string) bool {
 	case api.UseBearer:
 		return place.Kind == api.UseBearer && (u.Arg == place.Arg || u.Arg == "" && place.Arg == "token")
 	case api.UseHeader:
-		return place.Kind != api.UseBasic && equalFold([]byte(u.Arg), name)
+		return (place.Kind == api.UseBearer || place.Kind == api.UseHeader) && equalFold([]byte(u.Arg), name)
 	case api.UseBasic:
 		return place.Kind == api.UseBasic && (u.Arg == "" || u.Arg == place.Arg)
+	case api.UseQuery, api.UsePath, api.UseCookie, api.UseForm, api.UseJSON:
+		return u == place
 	}
 	return false
 }
@@ -163,6 +180,9 @@ func (s *Swapper) resolve(ctx context.Context, t *Target, f *finding) *Refusal {
 		if err != nil {
 			return s.failed(t, f, p.entry, err)
 		}
+		if p.of != nil {
+			secret = piece(secret, p.of)
+		}
 		if err := check(secret(), f, p); err != nil {
 			return s.failed(t, f, p.entry, err)
 		}
@@ -171,20 +191,36 @@ func (s *Swapper) resolve(ctx context.Context, t *Target, f *finding) *Refusal {
 	return nil
 }
 
+// piece is a part of a secret.
+func piece(whole api.Secret, of func([]byte) []byte) api.Secret {
+	return func() []byte {
+		value := whole()
+		if value == nil {
+			return nil
+		}
+		return append([]byte{}, of(value)...)
+	}
+}
+
 var (
 	errShort = errors.New("is too short")
 	errBytes = errors.New("holds bytes that no header field may")
 	errColon = errors.New("holds a colon")
+	errPlace = errors.New("holds bytes that cannot stand there")
 )
 
 // check tells whether value can stand in a field (RFC 9110 §5.5), or in the user
 // half of Basic credentials, and whether an answer can be searched for it.
 func check(value []byte, f *finding, p *part) error {
-	if value == nil {
+	switch {
+	case value == nil:
 		return api.ErrRevoked
-	}
-	if len(value) < redact.MinKey {
+	case p.of != nil && p.start != f.parts[0].start:
+		return checkPlace(value, f, p) // the query of a webhook, of which most have none
+	case len(value) < redact.MinKey:
 		return errShort
+	case f.site != atField:
+		return checkPlace(value, f, p)
 	}
 	colon := false
 	for _, c := range value {
@@ -196,6 +232,26 @@ func check(value []byte, f *finding, p *part) error {
 	// Without a password half the secret is the whole pair, and brings its colon.
 	if colon && f.basic && p.use.Kind == api.UseBasic && p.start == 0 && p.end < basicLen(f) {
 		return errColon
+	}
+	return nil
+}
+
+// checkPlace tells whether value can stand outside of a field of its own. What is
+// escaped there may hold any byte.
+func checkPlace(value []byte, f *finding, p *part) error {
+	for _, c := range value {
+		switch {
+		case f.site == atCookie && (c <= ' ' || c >= 0x7f || c == '"' || c == ';' || c == ',' || c == '\\'):
+			return errPlace // RFC 6265 §4.1.1
+		case p.of != nil && (c <= ' ' || c >= 0x7f):
+			return errPlace
+		}
+	}
+	switch {
+	case f.boundary != nil && bytes.Contains(value, f.boundary):
+		return errPlace
+	case f.use.Kind == api.UseJSON && !utf8.Valid(value):
+		return errPlace
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package swap
 
 import (
 	"encoding/base64"
+	"slices"
 
 	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/secretd/api"
@@ -9,10 +10,77 @@ import (
 
 // Plan is what to change in a request, all of it or nothing.
 type Plan struct {
-	// Edits are the fields to write with another value, by rising Index.
+	// Edits are the fields to write with another value, by rising Index. Target and
+	// content have edits of their own: Target, Body.
 	Edits []Edit
 	// Secrets are those that the request will carry, for redaction and audit.
 	Secrets []Used
+
+	target, body rewrite
+}
+
+// rewrite is a text with placeholders in it, by rising offset.
+type rewrite struct {
+	text  []byte
+	parts []part
+}
+
+// add takes over the parts of a finding. Findings come in the order of their text,
+// save for the parts of a path.
+func (w *rewrite) add(f *finding) {
+	w.text = f.value
+	w.parts = append(w.parts, f.parts[:f.count]...)
+	slices.SortStableFunc(w.parts, func(a, b part) int { return a.start - b.start })
+}
+
+func (w *rewrite) appendTo(dst []byte) []byte {
+	at := 0
+	for i := range w.parts {
+		p := &w.parts[i]
+		dst = append(dst, w.text[at:p.start]...)
+		dst = p.appendTo(dst)
+		at = p.end
+	}
+	return append(dst, w.text[at:]...)
+}
+
+func (p *part) appendTo(dst []byte) []byte {
+	if p.write != nil {
+		return p.write(dst, p.secret())
+	}
+	return append(dst, p.secret()...)
+}
+
+// Target reports whether AppendTarget writes another target than the one judged.
+// p may be nil.
+func (p *Plan) Target() bool { return p != nil && p.target.parts != nil }
+
+// AppendTarget appends the target with its real keys, escaped as it needs. The
+// judged bytes must still be unchanged.
+func (p *Plan) AppendTarget(dst []byte) []byte { return p.target.appendTo(dst) }
+
+// Body reports whether AppendBody writes another content than the one judged. p may
+// be nil.
+func (p *Plan) Body() bool { return p != nil && p.body.parts != nil }
+
+// AppendBody appends the content with its real keys, without a content coding.
+func (p *Plan) AppendBody(dst []byte) []byte { return p.body.appendTo(dst) }
+
+// worstEscape is the largest growth of a writer in bytes per byte: \u0000.
+const worstEscape = 6
+
+// Room returns by how many bytes target, fields and content may grow, together. A
+// buffer with that much room is not outgrown, and leaves no key behind in memory.
+func (p *Plan) Room() int {
+	n, growth := 0, 2
+	if p.Target() || p.Body() {
+		growth = worstEscape
+	}
+	for i := range p.Secrets {
+		u := &p.Secrets[i]
+		n += growth*len(u.Secret()) + len(u.Before) + len(u.After) + 1
+	}
+	return n
 }
 
 // Used is a secret that a request carries, once a field and place.
@@ -46,14 +114,18 @@ type Edit struct {
 	basic bool
 	parts [2]part
 	count int
+	many  rewrite // the cookies of a field, in place of value and parts
 }
 
 // AppendValue appends the rendered value with the real key to dst. It is the only
 // place where a key is revealed; it reads the field's value, so the head's buffer
 // must still be unchanged. Everything around the placeholder stays as it was sent.
 func (e Edit) AppendValue(dst []byte) []byte {
-	if e.basic {
+	switch {
+	case e.basic:
 		return e.appendBasic(dst)
+	case e.many.parts != nil:
+		return e.many.appendTo(dst)
 	}
 	return e.splice(dst, e.value)
 }
@@ -96,10 +168,27 @@ func newPlan(found []finding) *Plan {
 		if f.count == 0 {
 			continue
 		}
-		p.Edits = append(p.Edits, Edit{Index: f.index, value: f.value, basic: f.basic, parts: f.parts, count: f.count})
+		p.take(f)
 		p.Secrets = appendUsed(p.Secrets, f)
 	}
 	return &p.Plan
+}
+
+// take makes f an edit of its site.
+func (p *Plan) take(f *finding) {
+	switch f.site {
+	case atTarget:
+		p.target.add(f)
+	case atBody:
+		p.body.add(f)
+	case atCookie:
+		if n := len(p.Edits); n == 0 || p.Edits[n-1].Index != f.index {
+			p.Edits = append(p.Edits, Edit{Index: f.index})
+		}
+		p.Edits[len(p.Edits)-1].many.add(f)
+	default:
+		p.Edits = append(p.Edits, Edit{Index: f.index, value: f.value, basic: f.basic, parts: f.parts, count: f.count})
+	}
 }
 
 func appendUsed(dst []Used, f *finding) []Used {

@@ -116,6 +116,8 @@ func (s *Swapper) place(t *Target, f *finding, e *entry) *Refusal {
 // suggest names the use that would have let the field pass.
 func (f *finding) suggest() string {
 	switch {
+	case f.site != atField:
+		return f.use.String()
 	case f.basic:
 		return string(api.UseBasic)
 	case f.count == 1:
@@ -135,7 +137,7 @@ func (s *Swapper) foreign(t *Target, f *finding, e *entry) *Refusal {
 }
 
 func duplicate(f *finding) *Refusal {
-	return forbid(ReasonDuplicate, nil, "the request has more than one "+f.name+" field", "send one")
+	return forbid(ReasonDuplicate, nil, "the request has "+f.name+" more than once", "send it once")
 }
 
 // failed turns an error of the Resolver or of check into a Refusal.
@@ -150,7 +152,7 @@ func (s *Swapper) failed(t *Target, f *finding, e *entry, err error) *Refusal {
 		return s.unbound(t, e)
 	case errors.Is(err, api.ErrHost):
 		return s.mismatch(t, e)
-	case errors.Is(err, errShort), errors.Is(err, errBytes), errors.Is(err, errColon):
+	case errors.Is(err, errShort), errors.Is(err, errBytes), errors.Is(err, errColon), errors.Is(err, errPlace):
 		return forbid(ReasonInvalid, e, fmt.Sprintf("the value of %s cannot stand in %s: it %s", e.Name, f.name, err),
 			fmt.Sprintf("set it again: `superserve secrets set %s %s=…`", s.agent, e.Name))
 	}

@@ -4,10 +4,10 @@
 // request must not be sent (rules R2, R3 and R4 of the design).
 //
 // Only credential fields are looked at: Authorization, the well-known fields that
-// carry keys, and those that a binding names. A placeholder anywhere else (body,
-// URL, cookie, User-Agent) is a worthless random string and stays as it is: an
-// agent that quotes one in a prompt is not disturbed, and no key is published by
-// swapping it.
+// carry keys, and the places that a binding names: fields, parameters of the query,
+// the path, cookies, fields of forms and members of JSON. A placeholder anywhere else
+// (a prompt, User-Agent) is a worthless random string and stays as it is: an agent
+// that quotes one is not disturbed, and no key is published by swapping it.
 //
 // swap opens no connection and starts no goroutine.
 package swap
@@ -55,12 +55,17 @@ type Swapper struct {
 	hosts    map[api.Host][]bound
 	others   []bound // wildcards and addresses
 	patterns []api.Pattern
+	// targets and bodies say that some binding names a place there.
+	targets, bodies bool
 }
 
 // entry is a secret of the run.
 type entry struct {
 	api.Entry
-	headers []string // names of its header uses, in lower case
+	headers []string  // names of its header uses, in lower case
+	places  []api.Use // its uses outside of header fields
+	token   string    // what of the placeholder a path holds, with UsePath
+	url     bool      // the placeholder is a URL, and token its path
 }
 
 // bound is one host pattern of an entry.
@@ -106,6 +111,7 @@ func (s *Swapper) take(e *entry) {
 			s.names.add(name)
 		}
 	}
+	s.notePlaces(e)
 	for _, p := range e.Binding.Hosts {
 		s.patterns = append(s.patterns, p)
 		if p.Wild || p.Addr.IsValid() {

@@ -32,6 +32,15 @@ type requestHead struct {
 	websocket bool
 	encoding  bool // Accept-Encoding is there
 	wsKey     []byte
+
+	reframed  bool // the content goes out with a Content-Length of newLength
+	newLength int
+	uncoded   bool // and without its Content-Encoding
+}
+
+// reframe lets appendTo frame the content by its length alone.
+func (h *requestHead) reframe(length int, uncoded bool) {
+	h.reframed, h.newLength, h.uncoded = true, length, uncoded
 }
 
 // parse reads a whole head, as headEnd delimits it, and checks all that does
@@ -342,9 +351,7 @@ func (h *requestHead) checkEdits(plan *swap.Plan) *swap.Refusal {
 func room(plan *swap.Plan, t *swap.Target) int {
 	n := 256 + len(t.Host)
 	if plan != nil {
-		for i := range plan.Secrets {
-			n += 2 * len(plan.Secrets[i].Secret())
-		}
+		n += plan.Room()
 	}
 	return n
 }
@@ -357,7 +364,11 @@ var identityCoding = []byte("identity")
 func (h *requestHead) appendTo(dst []byte, t *swap.Target, plan *swap.Plan, narrow bool) []byte {
 	dst = append(dst, h.method...)
 	dst = append(dst, ' ')
-	dst = append(dst, h.target...)
+	if plan.Target() {
+		dst = plan.AppendTarget(dst)
+	} else {
+		dst = append(dst, h.target...)
+	}
 	if h.http10 {
 		dst = append(dst, " HTTP/1.0\r\n"...)
 	} else {
@@ -382,6 +393,10 @@ func (h *requestHead) appendTo(dst []byte, t *swap.Target, plan *swap.Plan, narr
 	case h.trailers:
 		dst = append(dst, "Connection: TE\r\nTE: trailers\r\n"...)
 	}
+	if h.reframed {
+		dst = strconv.AppendInt(append(dst, "Content-Length: "...), int64(h.newLength), 10)
+		dst = append(dst, "\r\n"...)
+	}
 	return append(dst, "\r\n"...)
 }
 
@@ -397,6 +412,14 @@ func (h *requestHead) appendLine(dst []byte, i int, t *swap.Target, narrow bool)
 	case fieldAcceptEncoding:
 		if narrow {
 			return appendField(dst, f.Name, identityCoding)
+		}
+	case fieldContentLength, fieldTransferEncoding, fieldTrailer:
+		if h.reframed {
+			return dst
+		}
+	case fieldContentEncoding:
+		if h.uncoded {
+			return dst
 		}
 	case fieldExpect:
 		if !h.expect {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -50,6 +51,7 @@ type h1relay struct {
 	watch   watch
 	upload  upload
 	body    chunkParser // of the request
+	held    held
 	passing answerBody
 
 	pairs    []redact.Pair
@@ -187,6 +189,9 @@ func (r *h1relay) exchange(ctx context.Context, n int, ref *swap.Refusal) (keep 
 	if ref := r.permit(); ref != nil {
 		return r.bodyless(), r.refuse(ref, r.bodyless())
 	}
+	if ref, err := r.hold(); err != nil || ref != nil {
+		return false, r.unheld(ref, err)
+	}
 	for {
 		again, keep, err := r.attempt(ctx)
 		if !again {
@@ -203,12 +208,21 @@ func (r *h1relay) exchange(ctx context.Context, n int, ref *swap.Refusal) (keep 
 	}
 }
 
+// unheld ends a request whose content could not be read.
+func (r *h1relay) unheld(ref *swap.Refusal, err error) error {
+	if ref != nil {
+		return r.refuse(ref, false)
+	}
+	return r.end(errors.Join(errGone, err))
+}
+
 // begin takes the head out of the client's buffer. Fields alias the copy, so
 // that the buffer is free for the body.
 func (r *h1relay) begin(n int) {
 	r.head = append(r.head[:0], r.in.bytes()[:n]...)
 	r.in.consume(n)
 	r.answered, r.isHead, r.body = false, false, chunkParser{}
+	r.held = held{data: r.held.data[:0]}
 	r.event = audit.Event{
 		Time: time.Now(), Kind: audit.Request, Conn: r.s.conn.ID, Protocol: "web",
 		Name: string(r.s.conn.Host), Port: r.s.conn.Port,
@@ -219,14 +233,8 @@ func (r *h1relay) begin(n int) {
 func (r *h1relay) name() {
 	r.isHead = string(r.req.method) == http.MethodHead
 	r.event.Method = methodName(r.req.method)
-	path := r.req.target
-	for i, c := range path {
-		if c == '?' {
-			path = path[:i]
-			break
-		}
-	}
-	r.event.Path = r.s.srv.auditPath(string(path))
+	path, _, _ := bytes.Cut(r.req.target, []byte("?"))
+	r.event.Path = r.s.srv.swap.AuditPath(string(path))
 }
 
 // methodName is string(m) without an allocation for what is common.
@@ -249,7 +257,8 @@ func methodName(m []byte) string {
 // attempt judges and sends the parsed request and relays the answer. again says
 // that nothing came back on a parked connection.
 func (r *h1relay) attempt(ctx context.Context) (again, keep bool, err error) {
-	plan, ref := r.s.srv.swap.Judge(ctx, r.s.target, r.req.fields)
+	plan, ref := r.s.srv.swap.JudgeRequest(ctx, r.s.target,
+		swap.Request{Target: r.req.target, Fields: r.req.fields, Body: r.held.plain})
 	if ref == nil {
 		ref = r.req.checkEdits(plan)
 	}
@@ -278,7 +287,7 @@ func (r *h1relay) attempt(ctx context.Context) (again, keep bool, err error) {
 
 // bodyless reports that the whole request has been read.
 func (r *h1relay) bodyless() bool {
-	return !r.req.close && !r.req.http10 && (r.req.body == bodyNone || r.req.body == bodyLength && r.req.length == 0)
+	return !r.req.close && !r.req.http10 && (r.held.whole || r.req.body == bodyNone || r.req.body == bodyLength && r.req.length == 0)
 }
 
 // ready makes sure of an upstream connection that can take the request.

@@ -11,11 +11,21 @@ import (
 // upstream may have answered before it closed, and reading tells.
 func (r *h1relay) send(plan *swap.Plan) *swap.Refusal {
 	need := len(r.head) + room(plan, &r.s.target) + len(r.in.bytes())
+	var content []byte
+	if r.held.whole {
+		content = r.held.content(plan)
+		r.req.reframe(len(content), plan.Body() && r.held.coded)
+	}
+	need += len(content) + len(r.held.data)
 	if cap(r.out) < need {
 		r.out = make([]byte, 0, need)
 	}
 	narrow := plan != nil || !r.s.set.Empty()
 	out := r.req.appendTo(r.out[:0], &r.s.target, plan, narrow)
+	out = append(out, content...)
+	if plan.Body() {
+		clear(content)
+	}
 	out, more, ok := r.inline(out)
 	if !ok {
 		clear(out)
@@ -39,6 +49,9 @@ func (r *h1relay) send(plan *swap.Plan) *swap.Refusal {
 // inline appends what is here of the body, so that a head and a small body are
 // one write. more says that the body goes on.
 func (r *h1relay) inline(dst []byte) (out []byte, more, ok bool) {
+	if r.held.whole {
+		return dst, false, true
+	}
 	switch r.req.body {
 	case bodyLength:
 		n := int(min(r.req.length, int64(len(r.in.bytes())), maxInline))
@@ -47,6 +60,7 @@ func (r *h1relay) inline(dst []byte) (out []byte, more, ok bool) {
 		r.upload.left = r.req.length - int64(n)
 		return dst, r.upload.left > 0, true
 	case bodyChunked:
+		dst = r.appendBeginning(dst)
 		dst, n, done, ok := r.body.mirror(dst, r.in.bytes(), &r.upload.trailer)
 		r.in.consume(n)
 		return dst, !done, ok

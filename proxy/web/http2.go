@@ -73,8 +73,12 @@ type h2relay struct {
 	recent   [resetBurst]uint32 // ids that were reset last; frames for them may be under way
 	recentAt int
 	resets   bucket
-	held     int64 // bytes of the upstream's DATA that wait in redactors and decoders
-	starved  int   // decoders that wait for the client's window
+	held     int64                // bytes of the upstream's DATA that wait in redactors and decoders
+	byUp     map[uint32]*h2stream // by the upstream's ids, nil while they are the client's
+	lastUp   uint32
+	bodies   int // bytes of requests' contents that are held or queued
+	queues   int // streams with a queue
+	starved  int // decoders that wait for the client's window
 	set      *redact.Set
 	hidden   []byte        // scratch of hide
 	events   []audit.Event // of streams that are over, to be recorded
@@ -89,8 +93,11 @@ type h2judge interface {
 	owns(authority string) bool
 	// permit judges a request's method and path.
 	permit(method, path string) *swap.Refusal
-	// credentials decides on the fields of a request (R2, R3, R4).
-	credentials(ctx context.Context, fields []swap.Field) (*swap.Plan, *swap.Refusal)
+	// wantsBody reports whether the content of a request with these fields is to be
+	// judged too.
+	wantsBody(fields []swap.Field) bool
+	// credentials decides on a request (R2, R3, R4).
+	credentials(ctx context.Context, q swap.Request) (*swap.Plan, *swap.Refusal)
 	// use records that the plan's keys are about to be sent. An error refuses it.
 	use(st *h2stream, plan *swap.Plan) error
 	// cover returns the set widened by the plan's keys.
@@ -292,6 +299,9 @@ func (r *h2relay) streamFault(from *h2side, err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := r.streams[se.StreamID]
+	if from == r.upstream {
+		st = r.serving(se.StreamID)
+	}
 	if st == nil {
 		if from == r.client && se.StreamID > from.lastID {
 			return fault(se.Code, errIdle)

@@ -52,7 +52,7 @@ func (r *h2relay) goAway(from, other *h2side, f *http2.GoAwayFrame) {
 		return
 	}
 	debug := f.DebugData()
-	other.out.goAway(f.LastStreamID, f.ErrCode, r.hide(string(debug[:min(len(debug), maxDebugBytes)])))
+	other.out.goAway(r.lastServed(f.LastStreamID), f.ErrCode, r.hide(string(debug[:min(len(debug), maxDebugBytes)])))
 }
 
 // settingsAck passes on the acknowledgement of SETTINGS that were passed on.
@@ -87,6 +87,9 @@ func (r *h2relay) settings(from, other *h2side, f *http2.SettingsFrame) error {
 		case http2.SettingInitialWindowSize:
 			if from == r.client && !r.resizeWindows(int64(s.Val)) {
 				return fault(http2.ErrCodeFlowControl, errOverflow)
+			}
+			if from == r.upstream {
+				r.resizeCredits(int64(s.Val))
 			}
 			relayed = append(relayed, s)
 		case http2.SettingMaxConcurrentStreams:

@@ -69,7 +69,7 @@ func (d *h2decoder) Read(p []byte) (int, error) {
 	ended := d.done || r.over
 	if n > 0 && !ended {
 		if !d.st.upstreamDone {
-			r.upstream.out.window(d.st.id, uint32(n))
+			r.upstream.out.window(d.st.up, uint32(n))
 		}
 		r.regrant()
 		r.changed.Broadcast()

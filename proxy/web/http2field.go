@@ -28,6 +28,9 @@ type h2request struct {
 	method, authority, path string
 	fields                  []hpack.HeaderField // those that are not pseudo-header fields, in order
 	length                  int64               // content-length, -1 when absent
+
+	reframed, uncoded bool // the content is sent with newLength bytes; without its coding
+	newLength         int
 }
 
 // parseRequest judges the form of a request's header list: everything except

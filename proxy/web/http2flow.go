@@ -1,6 +1,8 @@
 package web
 
 import (
+	"context"
+
 	"golang.org/x/net/http2"
 )
 
@@ -91,8 +93,11 @@ func (r *h2relay) clientWindow(f *http2.WindowUpdateFrame) error {
 		r.changed.Broadcast()
 		return nil
 	}
-	if !st.upstreamDone {
-		r.upstream.out.window(st.id, f.Increment)
+	switch {
+	case st.held != nil:
+		st.held.window = min(st.held.window+f.Increment, maxWindow)
+	case !st.upstreamDone:
+		r.upstream.out.window(st.up, f.Increment)
 	}
 	return nil
 }
@@ -107,12 +112,18 @@ func (r *h2relay) upstreamWindow(f *http2.WindowUpdateFrame) error {
 	if f.StreamID == 0 {
 		return r.widen(r.upstream, f.Increment)
 	}
-	st := r.streams[f.StreamID]
+	st := r.serving(f.StreamID)
 	if st == nil {
 		return r.staleUpstream(f.StreamID)
 	}
 	if !st.clientDone {
 		r.client.out.window(st.id, f.Increment)
+	}
+	if st.credit != unpaced {
+		st.credit += int64(f.Increment)
+		if len(st.queue) > 0 {
+			r.pump(st)
+		}
 	}
 	return nil
 }
@@ -123,12 +134,15 @@ func (r *h2relay) widen(s *h2side, n uint32) error {
 		return fault(http2.ErrCodeFlowControl, errOverflow)
 	}
 	r.regrant()
+	if s == r.upstream {
+		r.pumpAll()
+	}
 	r.changed.Broadcast()
 	return nil
 }
 
 // clientData relays DATA of a request.
-func (r *h2relay) clientData(f *http2.DataFrame) error {
+func (r *h2relay) clientData(ctx context.Context, f *http2.DataFrame) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p, size := f.Data(), int64(f.Length)
@@ -152,16 +166,18 @@ func (r *h2relay) clientData(f *http2.DataFrame) error {
 		r.regrant()
 		return r.cancel(st, http2.ErrCodeProtocol)
 	}
-	r.upstream.out.data(st.id, p, f.StreamEnded())
-	r.upstream.window -= int64(len(p))
-	r.upstream.control.earn(2)
-	st.sent += int64(len(p))
 	if pad := size - int64(len(p)); pad > 0 && !f.StreamEnded() {
 		r.client.out.window(st.id, uint32(pad))
 	}
+	if st.held != nil {
+		return r.holdData(ctx, st, p, f.StreamEnded())
+	}
+	r.upstream.control.earn(2)
+	r.sendData(st, p, f.StreamEnded())
 	r.regrant()
-	st.clientDone = f.StreamEnded()
-	r.closeDone(st)
+	if len(st.queue) == 0 {
+		r.closeDone(st)
+	}
 	return nil
 }
 
@@ -184,7 +200,7 @@ func (r *h2relay) upstreamData(f *http2.DataFrame) error {
 	if err := r.upstream.take(size); err != nil {
 		return err
 	}
-	st := r.streams[f.StreamID]
+	st := r.serving(f.StreamID)
 	if st == nil {
 		r.regrant()
 		return r.staleUpstream(f.StreamID)
@@ -200,7 +216,7 @@ func (r *h2relay) upstreamData(f *http2.DataFrame) error {
 	st.received += int64(len(p))
 	st.upstreamDone = f.StreamEnded()
 	if pad := size - int64(len(p)); pad > 0 && !st.upstreamDone {
-		r.upstream.out.window(st.id, uint32(pad))
+		r.upstream.out.window(st.up, uint32(pad))
 	}
 	if st.decode != nil {
 		st.decode.feed(r, p)

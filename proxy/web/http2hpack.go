@@ -56,6 +56,8 @@ func volatileName(name string) byte {
 // carry a credential, and 0 for all others.
 func credentialName(name string) byte {
 	switch name {
+	case ":path":
+		return 4
 	case "authorization":
 		return 23
 	case "cookie":

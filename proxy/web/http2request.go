@@ -3,6 +3,8 @@ package web
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -26,7 +28,7 @@ var (
 func (r *h2relay) clientFrame(ctx context.Context, f http2.Frame) error {
 	switch f := f.(type) {
 	case *http2.DataFrame:
-		return r.clientData(f)
+		return r.clientData(ctx, f)
 	case *http2.HeadersFrame:
 		if done, err := r.client.block.begin(f); err != nil || !done {
 			return err
@@ -58,7 +60,7 @@ func (r *h2relay) clientReset(f *http2.RSTStreamFrame) error {
 		return r.countControl(r.client)
 	}
 	st.reason = "canceled"
-	r.upstream.out.reset(st.id, f.ErrCode)
+	r.resetUpstream(st, f.ErrCode)
 	return r.forget(st)
 }
 
@@ -92,7 +94,18 @@ func (r *h2relay) request(ctx context.Context, b *headerBlock) error {
 	st := r.open(b.stream, &req)
 	st.clientDone = b.endStream
 	r.mu.Unlock()
-	plan, ref := r.decide(ctx, b, st, &req, malformed)
+	ref := r.admit(b, &req, malformed)
+	var plan *swap.Plan
+	if ref == nil {
+		req.fields = joinCookies(req.fields)
+		if !b.endStream && req.length <= swap.MaxBody && r.judge.wantsBody(r.judged(req.fields)) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.hold(st, &req)
+			return nil
+		}
+		plan, ref = r.decide(ctx, st, &req, nil)
+	}
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -114,28 +127,30 @@ func (r *h2relay) request(ctx context.Context, b *headerBlock) error {
 	return nil
 }
 
-// decide applies the rules in the order in which they are cheap, and records the
-// use of keys: when it returns without a refusal the keys may be sent.
-func (r *h2relay) decide(
-	ctx context.Context, b *headerBlock, st *h2stream, req *h2request, malformed error,
-) (*swap.Plan, *swap.Refusal) {
+// admit applies the rules that need no look at credentials.
+func (r *h2relay) admit(b *headerBlock, req *h2request, malformed error) *swap.Refusal {
 	switch {
 	case b.large:
-		return nil, refuseHeadSize
+		return refuseHeadSize
 	case malformed != nil:
-		return nil, refuseMalformed(malformed)
+		return refuseMalformed(malformed)
 	case len(req.path) > maxTargetBytes:
-		return nil, refuseTargetSize
+		return refuseTargetSize
 	case !r.judge.owns(req.authority):
-		return nil, refuseMisdirect
+		return refuseMisdirect
 	case r.crowded():
-		return nil, &refuseCrowd
+		return &refuseCrowd
 	}
-	if ref := r.judge.permit(req.method, req.path); ref != nil {
-		return nil, ref
-	}
-	req.fields = joinCookies(req.fields)
-	plan, ref := r.judge.credentials(ctx, r.judged(req.fields))
+	return r.judge.permit(req.method, req.path)
+}
+
+// decide judges a request's credentials, and records the use of keys: when it returns
+// without a refusal the keys may be sent.
+func (r *h2relay) decide(ctx context.Context, st *h2stream, req *h2request, body []byte) (*swap.Plan, *swap.Refusal) {
+	fields := r.judged(req.fields)
+	at := len(r.arena)
+	r.arena = append(r.arena, req.path...) // fields may stay behind in a smaller one
+	plan, ref := r.judge.credentials(ctx, swap.Request{Target: r.arena[at:], Fields: fields, Body: body})
 	if ref != nil || plan == nil {
 		return nil, ref
 	}
@@ -188,14 +203,19 @@ func (r *h2relay) forward(st *h2stream, req *h2request, plan *swap.Plan) {
 		r.set = r.judge.cover(r.set, plan)
 	}
 	q := r.upstream.out
-	at := q.begin(http2.FrameHeaders, 0, st.id)
+	r.number(st)
+	at := q.begin(http2.FrameHeaders, 0, st.up)
 	q.field(":method", req.method, false)
 	q.field(":scheme", "https", false)
 	q.field(":authority", r.authority, false)
-	q.field(":path", req.path, false)
-	r.forwardFields(req.fields, plan)
+	if plan.Target() {
+		q.secretField(":path", len(req.path)+plan.Room(), plan.AppendTarget)
+	} else {
+		q.field(":path", req.path, false)
+	}
+	r.forwardFields(req, plan)
 	q.endHeaders(at)
-	if st.clientDone {
+	if st.clientDone && st.queue == nil {
 		q.buf[at+4] |= byte(http2.FlagHeadersEndStream)
 	}
 	if plan != nil {
@@ -207,18 +227,15 @@ func (r *h2relay) forward(st *h2stream, req *h2request, plan *swap.Plan) {
 
 // forwardFields encodes a request's fields. Where answers are searched for keys,
 // the upstream is asked for ones that are not compressed.
-func (r *h2relay) forwardFields(fields []hpack.HeaderField, plan *swap.Plan) {
+func (r *h2relay) forwardFields(req *h2request, plan *swap.Plan) {
 	q := r.upstream.out
 	var edits []swap.Edit
 	room := 0
 	if plan != nil {
-		edits = plan.Edits
-		for _, used := range plan.Secrets {
-			room += 2*len(used.Secret()) + len(used.Before) + len(used.After)
-		}
+		edits, room = plan.Edits, plan.Room()
 	}
 	narrowed := false
-	for i, f := range fields {
+	for i, f := range req.fields {
 		switch {
 		case len(edits) > 0 && edits[0].Index == i:
 			q.secretField(f.Name, room+2*len(f.Value), edits[0].AppendValue)
@@ -228,6 +245,9 @@ func (r *h2relay) forwardFields(fields []hpack.HeaderField, plan *swap.Plan) {
 				q.field(f.Name, "identity", false)
 			}
 			narrowed = true
+		case req.reframed && f.Name == "content-length":
+			q.field(f.Name, strconv.Itoa(req.newLength), false)
+		case req.uncoded && f.Name == "content-encoding":
 		case r.set != nil && f.Name == "grpc-accept-encoding":
 			q.field(f.Name, "identity", false)
 		default:
@@ -243,7 +263,7 @@ func (r *h2relay) requestTrailers(ctx context.Context, b *headerBlock) error {
 	bad := b.large || !b.endStream || checkTrailers(b.fields) != nil
 	if !bad {
 		var plan *swap.Plan
-		if plan, ref = r.judge.credentials(ctx, r.judged(b.fields)); plan != nil {
+		if plan, ref = r.judge.credentials(ctx, swap.Request{Fields: r.judged(b.fields)}); plan != nil {
 			ref = &refuseTrailers
 		}
 	}
@@ -257,14 +277,21 @@ func (r *h2relay) requestTrailers(ctx context.Context, b *headerBlock) error {
 		return fault(http2.ErrCodeStreamClosed, errClosed)
 	case bad || !st.expect(0, true):
 		return r.cancel(st, http2.ErrCodeProtocol)
+	case st.held != nil:
+		r.refuseHeld(st, refuseHeldTrailers)
+		return nil
 	case ref != nil:
-		r.upstream.out.reset(st.id, http2.ErrCodeCancel)
+		r.resetUpstream(st, http2.ErrCodeCancel)
 		st.refused = true
 		r.fail(st, ref)
 		return nil
 	}
-	appendTrailers(r.upstream.out, st.id, b.fields)
 	st.clientDone = true
+	if len(st.queue) > 0 {
+		st.trailing, st.trailers = true, slices.Clone(b.fields)
+		return nil
+	}
+	appendTrailers(r.upstream.out, st.up, b.fields)
 	r.closeDone(st)
 	return nil
 }

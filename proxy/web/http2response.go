@@ -52,7 +52,7 @@ func (r *h2relay) upstreamFrame(f http2.Frame) error {
 func (r *h2relay) upstreamReset(f *http2.RSTStreamFrame) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.streams[f.StreamID]
+	st := r.serving(f.StreamID)
 	if st == nil {
 		return r.staleUpstream(f.StreamID)
 	}
@@ -76,7 +76,7 @@ func (r *h2relay) upstreamHeaders() error {
 	b := r.upstream.block
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.streams[b.stream]
+	st := r.serving(b.stream)
 	if st == nil {
 		return r.staleUpstream(b.stream)
 	}
@@ -111,7 +111,7 @@ func (r *h2relay) response(st *h2stream, b *headerBlock, status int, fields []hp
 	if r.set != nil && !b.endStream && !st.head {
 		var known bool
 		if coding, known = contentCoding(fields); !known {
-			r.upstream.out.reset(st.id, http2.ErrCodeCancel)
+			r.upstream.out.reset(st.up, http2.ErrCodeCancel)
 			r.fail(st, faultCoding)
 			return nil
 		}
@@ -241,7 +241,7 @@ func (r *h2relay) relayHeld(st *h2stream) {
 
 // broken ends a stream whose answer is malformed. The mutex is held.
 func (r *h2relay) broken(st *h2stream) error {
-	r.upstream.out.reset(st.id, http2.ErrCodeProtocol)
+	r.upstream.out.reset(st.up, http2.ErrCodeProtocol)
 	r.fail(st, &refuseFault)
 	return nil
 }

@@ -45,8 +45,12 @@ func (j *sessionJudge) owns(authority string) bool {
 	return ok && name == t.Host && port == t.Port
 }
 
-func (j *sessionJudge) credentials(ctx context.Context, fields []swap.Field) (*swap.Plan, *swap.Refusal) {
-	return j.s.srv.swap.Judge(ctx, j.s.target, fields)
+func (j *sessionJudge) wantsBody(fields []swap.Field) bool {
+	return j.s.srv.swap.WantsBody(&j.s.target, fields)
+}
+
+func (j *sessionJudge) credentials(ctx context.Context, q swap.Request) (*swap.Plan, *swap.Refusal) {
+	return j.s.srv.swap.JudgeRequest(ctx, j.s.target, q)
 }
 
 // use records each secret once, before its value leaves.
@@ -90,7 +94,7 @@ func (j *sessionJudge) base(st *h2stream) audit.Event {
 	return audit.Event{
 		Time: st.began, Conn: j.s.conn.ID, Protocol: "web",
 		Name: string(j.s.target.Host), Port: j.s.target.Port,
-		Rule: j.s.conn.Verdict.Rule, Method: st.method, Path: j.s.srv.auditPath(path),
+		Rule: j.s.conn.Verdict.Rule, Method: st.method, Path: j.s.srv.swap.AuditPath(path),
 	}
 }
 
@@ -116,6 +120,8 @@ func (j *refusingJudge) owns(string) bool { return true }
 
 func (j *refusingJudge) permit(string, string) *swap.Refusal { return nil }
 
-func (j *refusingJudge) credentials(context.Context, []swap.Field) (*swap.Plan, *swap.Refusal) {
+func (j *refusingJudge) wantsBody([]swap.Field) bool { return false }
+
+func (j *refusingJudge) credentials(context.Context, swap.Request) (*swap.Plan, *swap.Refusal) {
 	return nil, j.ref
 }

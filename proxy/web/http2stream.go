@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/proxy/swap"
@@ -12,15 +13,22 @@ import (
 // h2stream is one request and its answer. The relay's mutex guards it.
 type h2stream struct {
 	id           uint32
-	clientDone   bool  // the client's END_STREAM was relayed
-	upstreamDone bool  // the upstream's END_STREAM came
-	answered     bool  // the final response's head was relayed
-	closed       bool  // gone from the relay's table; only decoders may still see it
-	keyed        bool  // carries a real key
-	head         bool  // a HEAD request
-	early        int   // 1xx answers
-	length       int64 // of the request's content that is still to come, -1 unknown
-	window       int64 // bytes of DATA that the client lets us send
+	clientDone   bool   // the client's END_STREAM was relayed
+	upstreamDone bool   // the upstream's END_STREAM came
+	answered     bool   // the final response's head was relayed
+	closed       bool   // gone from the relay's table; only decoders may still see it
+	keyed        bool   // carries a real key
+	head         bool   // a HEAD request
+	early        int    // 1xx answers
+	length       int64  // of the request's content that is still to come, -1 unknown
+	window       int64  // bytes of DATA that the client lets us send
+	up           uint32 // its id upstream, 0 before it was sent
+	held         *h2held
+	credit       int64               // bytes of DATA that the upstream lets us send, or unpaced
+	queue        []byte              // DATA of the request that waits for room
+	queueSecret  bool                // queue holds a real key
+	trailing     bool                // the request ended in trailers
+	trailers     []hpack.HeaderField // those, while the queue is not empty
 	redact       *redact.Stream
 	decode       *h2decoder
 
@@ -42,7 +50,7 @@ func (r *h2relay) open(id uint32, req *h2request) *h2stream {
 		st = &h2stream{}
 	}
 	*st = h2stream{
-		redact: st.redact, id: id, length: req.length, head: req.method == "HEAD", window: r.client.initial,
+		redact: st.redact, id: id, length: req.length, head: req.method == "HEAD", window: r.client.initial, credit: unpaced,
 		method: req.method, path: req.path, began: time.Now(),
 	}
 	return st
@@ -55,6 +63,7 @@ func (r *h2relay) close(st *h2stream) {
 	}
 	st.closed = true
 	delete(r.streams, st.id)
+	r.unhold(st)
 	if st.decode == nil && st.redact != nil && st.redact.Held() > 0 {
 		r.held -= int64(st.redact.Held())
 		st.redact = nil
@@ -71,7 +80,7 @@ func (r *h2relay) close(st *h2stream) {
 
 // closeDone closes a stream on which both sides are done. The mutex is held.
 func (r *h2relay) closeDone(st *h2stream) {
-	if st.clientDone && st.upstreamDone && (st.decode == nil || st.decode.done) {
+	if st.clientDone && st.upstreamDone && st.held == nil && (st.decode == nil || st.decode.done) {
 		r.close(st)
 	}
 }
@@ -79,7 +88,7 @@ func (r *h2relay) closeDone(st *h2stream) {
 // cancel resets a stream on both sides. The mutex is held.
 func (r *h2relay) cancel(st *h2stream, code http2.ErrCode) error {
 	r.client.out.reset(st.id, code)
-	r.upstream.out.reset(st.id, http2.ErrCodeCancel)
+	r.resetUpstream(st, http2.ErrCodeCancel)
 	r.remember(st.id)
 	return r.forget(st)
 }
@@ -119,7 +128,7 @@ func (r *h2relay) stale(id uint32) error {
 // staleUpstream is stale for the upstream's frames, which may always be under
 // way when the client cancels.
 func (r *h2relay) staleUpstream(id uint32) error {
-	if id > r.client.lastID || id%2 == 0 {
+	if id > max(r.client.lastID, r.lastUp) || id%2 == 0 {
 		return fault(http2.ErrCodeProtocol, errIdle)
 	}
 	return nil

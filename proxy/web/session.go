@@ -153,15 +153,6 @@ func (s *Server) end(ses *session) {
 	ses.close()
 }
 
-// auditPath is a path as the audit log may have it: without query, and no place for
-// a placeholder, which is for credential fields alone.
-func (s *Server) auditPath(path string) string {
-	if s.swap.Marked([]byte(path)) {
-		return "[holds a placeholder]"
-	}
-	return path
-}
-
 // session is one client connection and the upstream connection that serves it.
 // One goroutine drives it; abort, carries and use of mu's fields may come from
 // others.
