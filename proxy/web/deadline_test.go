@@ -150,6 +150,24 @@ func TestNoDeadlineOnceARequestIsRead(t *testing.T) {
 	}
 }
 
+// splitConn sends the first byte of what is written first by itself, so that a head is awaited.
+type splitConn struct {
+	net.Conn
+	begun bool
+}
+
+func (c *splitConn) Write(p []byte) (int, error) {
+	if c.begun || len(p) < 2 {
+		return c.Conn.Write(p)
+	}
+	c.begun = true
+	if n, err := c.Conn.Write(p[:1]); err != nil {
+		return n, err
+	}
+	n, err := c.Conn.Write(p[1:])
+	return n + 1, err
+}
+
 // relayOf starts an upstream of one protocol and a relay before it, both on timed connections, and returns
 // a client of the relay.
 func relayOf(t *testing.T, k *timer, proto string, h http.HandlerFunc) *http.Client {
@@ -189,6 +207,13 @@ func relayOf(t *testing.T, k *timer, proto string, h http.HandlerFunc) *http.Cli
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", front.Addr().String())
 		}}
+	if proto == "http/1.1" {
+		tr.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			d := tls.Dialer{Config: tr.TLSClientConfig}
+			c, err := d.DialContext(ctx, "tcp", front.Addr().String())
+			return &splitConn{Conn: c}, err
+		}
+	}
 	t.Cleanup(func() {
 		tr.CloseIdleConnections()
 		front.Close()
