@@ -8,6 +8,7 @@ import (
 	"github.com/superserve/superserve/bpf"
 	"github.com/superserve/superserve/runtime/agent"
 	"github.com/superserve/superserve/runtime/cgroup"
+	"github.com/superserve/superserve/runtime/changes"
 	"github.com/superserve/superserve/secretd/api"
 )
 
@@ -31,6 +32,8 @@ var hints = []advice{
 	{api.ErrDenied, "run it with sudo, or join the group superserve"},
 	{api.ErrUnavailable, seeDoctor},
 	{agent.ErrNoManifest, "run `superserve init` in the project's folder"},
+	{changes.ErrConflict, "look at it with superserve diff, then insist with --force"},
+	{errNoChanges, "give --copy to `superserve run`"},
 	{errOtherFolder, "give this run another name: --name NAME"},
 	{errNotShared, "go to the project's own folder, or insist with --yes-share"},
 	{errNotInEnvironment, "export it first, or store it: superserve secrets set AGENT NAME=..."},

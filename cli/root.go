@@ -119,6 +119,8 @@ func (sh *shell) commands() []*cobra.Command {
 		sh.psCommand(),
 		sh.logsCommand(),
 		sh.stopCommand(),
+		sh.diffCommand(),
+		sh.applyCommand(),
 		sh.agentsCommand(),
 		sh.auditCommand(),
 		sh.policyCommand(),

@@ -103,6 +103,9 @@ func runArgs(cmd *cobra.Command, args []string) error {
 			return usageError{cmd.CommandPath(), "--" + flag + " is for a command: superserve run [FLAGS] -- CMD"}
 		}
 	}
+	if cmd.Flags().Changed("copy") && !cmd.Flags().Changed("workspace") {
+		return usageError{cmd.CommandPath(), "--copy is for a real folder: give --workspace DIR too, or a command after --"}
+	}
 	if len(args) > 1 && cmd.ArgsLenAtDash() != 1 {
 		return usageError{cmd.CommandPath(), fmt.Sprintf("unexpected argument '%s': what is for the agent stands after --", escapeLine(args[1]))}
 	}

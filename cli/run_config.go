@@ -37,9 +37,7 @@ func (f *runFlags) config(a *agent.Agent, m *agent.Manifest, p places) (sandbox.
 	if f.workspace != "" {
 		cfg.Dir, cfg.Workspace = f.workspace, true
 	}
-	if f.copied {
-		cfg.Changes = true
-	}
+	cfg.Changes = f.copied
 	who := whoCalls()
 	if who.underSudo() {
 		cfg.Owner = &sandbox.Owner{UID: who.uid, GID: who.gid}

@@ -65,6 +65,23 @@ func (i IDs) owned(owner, agent uint32) []syscall.SysProcIDMap {
 	return out
 }
 
+// layered is owned for the layers of an overlay, which overlayfs itself works on as the host's root: that has to have a
+// number on disk too, and takes the last one, which is nobody's by any convention (65535 is (uid_t)-1 in 16 bits).
+func (i IDs) layered(owner, agent uint32) []syscall.SysProcIDMap {
+	last := int(i.Host(idRange - 1))
+	var out []syscall.SysProcIDMap
+	for _, m := range i.owned(owner, agent) {
+		if m.HostID <= last && last < m.HostID+m.Size {
+			out = append(out, syscall.SysProcIDMap{ContainerID: m.ContainerID + last - m.HostID, HostID: 0, Size: 1})
+			m.Size--
+		}
+		if m.Size > 0 {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
 // userNS returns a user namespace with the given mappings, which no process lives in: a child is stopped at its
 // execve and killed there, so that not one instruction of it runs. The caller's thread must be locked (ptrace).
 func userNS(uids, gids []syscall.SysProcIDMap) (*os.File, error) {

@@ -48,17 +48,8 @@ func (b *Bundle) openTrees() (*trees, error) {
 	}
 	var err error
 	if b.cfg.Project != "" {
-		var owner *Owner // of a project that is copied nothing reaches the host
-		if b.cfg.Shared {
-			owner = b.cfg.Owner
-		}
-		if t.project, err = b.openOwned(b.cfg.Project, b.cfg.Shared && b.cfg.Changes == "", owner); err != nil {
+		if err = b.openProject(t); err != nil {
 			return t, fmt.Errorf("open project %q: %w", b.cfg.Project, err)
-		}
-	}
-	if b.cfg.Changes != "" {
-		if t.changes, err = b.openOwned(b.cfg.Changes, true, b.cfg.Owner); err != nil {
-			return t, fmt.Errorf("open changes %q: %w", b.cfg.Changes, err)
 		}
 	}
 	if b.cfg.Home != "" {
@@ -76,10 +67,46 @@ func (b *Bundle) openTrees() (*trees, error) {
 	return t, nil
 }
 
-// openOwned copies a tree such that owner, or the tree's own, appears as the agent. Where the file system cannot be id-mapped
+// openProject copies the project and, where its changes are kept apart, the directory for those.
+func (b *Bundle) openProject(t *trees) (err error) {
+	switch {
+	case !b.cfg.Shared: // nothing reaches the host
+		t.project, err = b.openOwned(b.cfg.Project, false, nil)
+	case b.cfg.Changes == "":
+		t.project, err = b.openOwned(b.cfg.Project, true, b.cfg.Owner)
+	default:
+		return b.openLayers(t)
+	}
+	return err
+}
+
+// openLayers copies the project and the directory for its changes under one mapping.
+func (b *Bundle) openLayers(t *trees) (err error) {
+	owner := b.cfg.Owner
+	if owner == nil {
+		var st unix.Stat_t
+		if err := unix.Stat(b.cfg.Project, &st); err != nil {
+			return err
+		}
+		owner = &Owner{st.Uid, st.Gid}
+	}
+	if t.project, err = b.openMapped(b.cfg.Project, false, owner, b.cfg.IDs.layered); err == nil {
+		t.changes, err = b.openMapped(b.cfg.Changes, true, owner, b.cfg.IDs.layered)
+	}
+	return err
+}
+
+// mapping is IDs.owned or IDs.layered.
+type mapping func(owner, agent uint32) []syscall.SysProcIDMap
+
+func (b *Bundle) openOwned(path string, write bool, owner *Owner) (tree, error) {
+	return b.openMapped(path, write, owner, b.cfg.IDs.owned)
+}
+
+// openMapped copies a tree such that owner, or the tree's own, appears as the agent. Where the file system cannot be id-mapped
 // (before Linux 5.12; overlayfs, NFS and others at any version) a tree that is only read is shown as it is; one that
 // is to be written cannot be, and is refused.
-func (b *Bundle) openOwned(path string, write bool, owner *Owner) (tree, error) {
+func (b *Bundle) openMapped(path string, write bool, owner *Owner, ids mapping) (tree, error) {
 	t, err := openTree(path, write)
 	if err != nil {
 		return tree{}, err
@@ -92,7 +119,7 @@ func (b *Bundle) openOwned(path string, write bool, owner *Owner) (tree, error) 
 	if owner == nil {
 		owner = &Owner{st.Uid, st.Gid}
 	}
-	err = mapTree(t.f, b.cfg.IDs.owned(owner.UID, AgentUID), b.cfg.IDs.owned(owner.GID, AgentGID))
+	err = mapTree(t.f, ids(owner.UID, AgentUID), ids(owner.GID, AgentGID))
 	switch {
 	case err == nil:
 		return t, nil
