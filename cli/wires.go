@@ -9,6 +9,7 @@ import (
 	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/login"
 	"github.com/superserve/superserve/proxy/postgres"
+	"github.com/superserve/superserve/proxy/redis"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -23,9 +24,9 @@ type cutter interface{ Cut(secret string) }
 // open returns the protocols, each by its constructor.
 func (w *wires) open(entries []api.Entry, resolver swap.Resolver, dialer *dial.Dialer, authority *ca.Authority, recorder audit.Recorder) []proxy.Wire {
 	cfg := login.Config{Entries: entries, Resolver: resolver, Dial: dialer, CA: authority, Audit: recorder}
-	pg := postgres.New(cfg)
-	w.cutters.Store(&[]cutter{pg})
-	return []proxy.Wire{pg}
+	pg, rd := postgres.New(cfg), redis.New(cfg)
+	w.cutters.Store(&[]cutter{pg, rd})
+	return []proxy.Wire{pg, rd}
 }
 
 // cut ends the connections that carry a secret which was taken away with --now.

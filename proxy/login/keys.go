@@ -18,6 +18,8 @@ type Key struct {
 	Name string
 	// User is the user name of a URL-shaped secret, decoded; "" stands for any.
 	User string
+	// Bare is true when the secret is no URL, but a password alone.
+	Bare bool
 	// Password is what the agent holds in place of the password.
 	Password string
 
@@ -34,9 +36,9 @@ func newKeys(entries []api.Entry, kind api.UseKind) []*Key {
 		if e.Exposed || e.Placeholder == "" || !has(e.Binding, use) {
 			continue
 		}
-		k := &Key{Name: e.Name, Password: e.Placeholder, placeholder: e.Placeholder, binding: e.Binding, use: use}
+		k := &Key{Name: e.Name, Bare: true, Password: e.Placeholder, placeholder: e.Placeholder, binding: e.Binding, use: use}
 		if u, err := url.Parse(e.Placeholder); err == nil && u.Host != "" && u.User != nil {
-			k.User = u.User.Username()
+			k.User, k.Bare = u.User.Username(), false
 			k.Password, _ = u.User.Password()
 		}
 		if k.Password != "" {
@@ -71,6 +73,12 @@ type Real struct {
 	User string
 	// Password is the real password, decoded.
 	Password []byte
+}
+
+// Secret keeps the password beyond Wipe, for the search of answers.
+func (r *Real) Secret() api.Secret {
+	held := locked.Copy(r.Password)
+	return func() []byte { return held }
 }
 
 // Wipe overwrites the password.

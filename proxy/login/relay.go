@@ -16,21 +16,34 @@ func (s *Session) Relay() error {
 	if err := s.Open(); err != nil {
 		return err
 	}
-	up := make(chan error, 1)
+	return s.Run(
+		func() (int64, error) { return pump(s.Upstream, s.Client) },
+		func() (int64, error) { return pump(s.Client, s.Upstream) },
+	)
+}
+
+// Run moves the data: up to the upstream and down to the client, which return how
+// many bytes they wrote and nil when their source has ended. It ends with down.
+func (s *Session) Run(up, down func() (int64, error)) error {
+	ended := make(chan error, 1)
 	go func() {
-		n, err := pump(s.Upstream, s.Client)
+		n, err := up()
 		s.event.Sent += n
 		if err != nil {
 			s.abort()
 		}
-		up <- err
+		ended <- err
 	}()
-	n, err := pump(s.Client, s.Upstream)
+	n, err := down()
 	// The upstream has ended, so nothing more can come of the client.
 	s.abort()
-	<-up // its error is that of our own close, or the cause of ours
+	first := <-ended
 	s.event.Received += n
-	return err
+	var refusal *Refusal
+	if errors.As(first, &refusal) {
+		return first
+	}
+	return err // that of up is our own close, or the cause of this one
 }
 
 // Open ends the login's deadline.
@@ -56,15 +69,21 @@ func pump(dst, src net.Conn) (int64, error) {
 				return total, werr
 			}
 		}
-		// An end without close_notify is one too: the protocols frame what they send.
-		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-			if half, ok := dst.(interface{ CloseWrite() error }); ok {
-				return total, half.CloseWrite()
-			}
-			return total, dst.Close()
-		}
 		if err != nil {
-			return total, err
+			return total, End(dst, err)
 		}
 	}
+}
+
+// End passes an end of the source on to dst, as a half-close where there is one, and
+// returns any other error. An end without close_notify is one too: the protocols frame
+// what they send.
+func End(dst net.Conn, err error) error {
+	if err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	if half, ok := dst.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return dst.Close()
 }

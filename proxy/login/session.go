@@ -120,6 +120,9 @@ func (s *Session) unreached(err error) *Refusal {
 		r.Verdict, s.event.Rule = audit.Refused, refused.Decision.Rule
 	}
 	r.Detail = s.Where() + " could not be reached: " + r.Reason
+	if worded != nil && worded.Op == dial.OpTLS {
+		r.Detail = s.Where() + " could not be reached with TLS: " + r.Reason
+	}
 	return r
 }
 
@@ -127,17 +130,20 @@ func (s *Session) unreached(err error) *Refusal {
 // says so and the client itself asked for none.
 func (s *Session) Clear(k *Key) bool { return k.binding.Plaintext && !s.Encrypted() }
 
+// ClearAny reports whether some key of the destination may go without TLS.
+func (s *Session) ClearAny() bool { return slices.ContainsFunc(s.keys, s.Clear) }
+
 // Use asks for the real password behind a key that the client has shown, and
 // records its use first: without the record there is no password. Upstream is what
 // it may be sent to, and has TLS unless Clear allows otherwise.
 func (s *Session) Use(ctx context.Context, k *Key) (*Real, error) {
 	if !s.target.TLS && !s.Clear(k) {
-		return nil, s.refuse(&Refusal{Verdict: audit.Refused, Reason: swap.ReasonPlaintext, Secret: k.Name,
+		return nil, s.Refuse(&Refusal{Verdict: audit.Refused, Reason: swap.ReasonPlaintext, Secret: k.Name,
 			Detail: k.Name + " is only sent over TLS"})
 	}
 	real, err := k.resolve(ctx, s.desk.cfg.Resolver, &s.target)
 	if err != nil {
-		return nil, s.refuse(s.failed(k, err))
+		return nil, s.Refuse(s.failed(k, err))
 	}
 	if err := s.credential(k.Name, audit.Allowed, ""); err != nil {
 		real.Wipe()
@@ -148,8 +154,8 @@ func (s *Session) Use(ctx context.Context, k *Key) (*Real, error) {
 	return real, nil
 }
 
-// refuse records that a key was not handed out.
-func (s *Session) refuse(r *Refusal) error {
+// Refuse records that a key was not handed out, and returns why.
+func (s *Session) Refuse(r *Refusal) error {
 	if err := s.credential(r.Secret, r.Verdict, r.Reason); err != nil {
 		return errors.Join(r, err)
 	}
