@@ -35,6 +35,8 @@ var rules = []rule{
 	{"proxy", module + "/runtime", nil, "the proxy is tested on any machine"},
 	{"proxy", module + "/bpf", nil, "the original destination is a func field"},
 	{"runtime", module + "/proxy", nil, "the supervisor links no parser of hostile bytes"},
+	{"journal", module + "/proxy", nil, "the supervisor seals what the proxy writes, and links none of it"},
+	{"journal", module + "/runtime", nil, "the proxy writes what the supervisor seals, and links none of it"},
 	{"bpf", module + "/runtime", nil, "the redirect stands alone"},
 	{"bpf", module + "/proxy", nil, "the redirect stands alone"},
 	{"bpf", module + "/secretd", nil, "the redirect stands alone"},

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"runtime/pprof"
 	"syscall"
 
+	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/ca"
@@ -89,11 +92,10 @@ func newProxy(upstream, roots, record string) (*proxy.Server, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
-	log, err := os.Create(record)
+	recorder, err := openAudit(record)
 	if err != nil {
 		return nil, err
 	}
-	recorder := audit.NewWriter(log)
 	entries := []api.Entry{{Name: "BENCH_KEY", Placeholder: placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: host}}, Uses: []api.Use{{Kind: api.UseBearer}}}}}
 	swapper := swap.New(entries, memory{}, swap.Agent("bench"))
 	policy, err := egress.Parse(egress.Rules{Mode: egress.ModeBound, Bound: swapper.Patterns()})
@@ -115,6 +117,23 @@ func newProxy(upstream, roots, record string) (*proxy.Server, error) {
 		Web: server, Refuse: server.Refuse(), Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Audit: recorder}),
 		Audit: recorder,
 	}), nil
+}
+
+// openAudit opens the journal that a run's proxy writes. It is not closed: what is measured is over by then.
+func openAudit(path string) (audit.Recorder, error) {
+	if err := os.Remove(path + journal.TailSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	tail, err := journal.CreateTail(path+journal.TailSuffix, [journal.KeySize]byte{1})
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	log, err := journal.OpenLog(file, tail)
+	return audit.NewJournalWriter(log, "bench", "bench"), err
 }
 
 // memory resolves like a lease that has the value cached.
