@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +35,6 @@ func emulator(t testing.TB) string {
 	socket := filepath.Join(dir, "tpm.sock")
 	cmd := exec.Command(binary, "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+socket,
 		"--ctrl", "type=unixio,path="+socket+".ctrl", "--flags", "not-need-init,startup-clear")
-	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,9 @@ func emulator(t testing.TB) string {
 		_ = cmd.Wait()
 	})
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		// The socket is there a moment before anybody listens.
+		if conn, err := net.Dial("unix", socket); err == nil {
+			conn.Close()
 			return socket
 		}
 		if time.Now().After(deadline) {
