@@ -67,19 +67,52 @@ func NewSealer(key *Key, path, agent string) *Sealer {
 }
 
 // ResumeSealer returns a Sealer that goes on where the seals of a log at path end, in
-// a list of any place.
+// a list of any place. It is quick when the last seal of the list is the log's.
 func ResumeSealer(key *Key, path, agent, list string) (*Sealer, error) {
 	s := &Sealer{key: key, list: list, log: path, agent: agent}
+	last, err := newest(list, key.Public())
+	if err != nil {
+		return nil, err
+	}
+	if s.resume(last); s.mark != (mark{}) {
+		return s, nil
+	}
 	seals, err := readSeals(list, key.Public())
 	if err != nil {
 		return nil, err
 	}
 	for _, seal := range seals.all {
-		if seal.Log == filepath.Base(path) {
-			s.mark, s.ended, s.agent = mark{seal.Lines, seal.Bytes}, seal.End, cmp.Or(agent, seal.Agent)
-		}
+		s.resume(seal)
 	}
 	return s, nil
+}
+
+// resume takes over what a seal says, if it is one of this log.
+func (s *Sealer) resume(seal Seal) {
+	if seal.Log == filepath.Base(s.log) {
+		s.mark, s.ended, s.agent = mark{seal.Lines, seal.Bytes}, seal.End, cmp.Or(s.agent, seal.Agent)
+	}
+}
+
+// newest returns the last seal of a list if it is good, else the zero Seal.
+func newest(list string, key ed25519.PublicKey) (Seal, error) {
+	f, err := os.Open(list)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Seal{}, nil
+	}
+	if err != nil {
+		return Seal{}, err
+	}
+	defer f.Close()
+	line, _, err := lastSeal(f)
+	if err != nil {
+		return Seal{}, err
+	}
+	seal, ok := checkSeal(line, key)
+	if !ok {
+		return Seal{}, nil
+	}
+	return seal, nil
 }
 
 // Seal reads what the log has grown by, brings it to the disk and seals it. With end
