@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -15,9 +16,11 @@ func (sh *shell) psCommand() *cobra.Command {
 	var all, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "ps",
-		Short: "List the runs",
-		Args:  exactly(),
-		RunE:  func(*cobra.Command, []string) error { return sh.ps(all, asJSON) },
+		Short: "List the runs and what each has reached",
+		Long: `List the runs, and of each what its audit log says in short: the names that it has spoken to, how often
+something was refused, and how much its connections, those that have ended, have sent and received.`,
+		Args: exactly(),
+		RunE: func(*cobra.Command, []string) error { return sh.ps(all, asJSON) },
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "list ended runs too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -28,6 +31,7 @@ func (sh *shell) psCommand() *cobra.Command {
 type psRow struct {
 	sandbox.Record
 	Status string `json:"status"`
+	*reached
 }
 
 func (sh *shell) ps(all, asJSON bool) error {
@@ -39,10 +43,14 @@ func (sh *shell) ps(all, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	sums, err := reachedBy(p.state, records)
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		return err
+	}
 	list := []psRow{}
 	for _, r := range records {
 		if r.Running || all {
-			list = append(list, psRow{r, status(r)})
+			list = append(list, psRow{r, status(r), sums[r.ID]})
 		}
 	}
 	if asJSON {
@@ -50,9 +58,9 @@ func (sh *shell) ps(all, asJSON bool) error {
 	}
 	rows := make([][]string, 0, len(list))
 	for _, r := range list {
-		rows = append(rows, []string{r.ID, r.Agent, r.Status, when(r.Started), lasted(r.Record), strings.Join(r.Command, " ")})
+		rows = append(rows, []string{r.ID, r.Agent, r.Status, when(r.Started), lasted(r.Record), r.traffic(), r.cell(), strings.Join(r.Command, " ")})
 	}
-	return sh.table([]string{"RUN", "AGENT", "STATUS", "STARTED", "TIME", "COMMAND"}, rows)
+	return sh.table([]string{"RUN", "AGENT", "STATUS", "STARTED", "TIME", "OUT/IN", "REACHED", "COMMAND"}, rows)
 }
 
 // status says in one word, or a word and a number, where a run stands.

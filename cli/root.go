@@ -118,6 +118,7 @@ func (sh *shell) commands() []*cobra.Command {
 		sh.runCommand(),
 		sh.psCommand(),
 		sh.logsCommand(),
+		sh.execCommand(),
 		sh.stopCommand(),
 		sh.diffCommand(),
 		sh.applyCommand(),
