@@ -114,6 +114,9 @@ func runArgs(cmd *cobra.Command, args []string) error {
 
 // run is the main job: find the agent, check its secrets, start the sandbox, pass its end on.
 func (sh *shell) run(ctx context.Context, target string, args []string, f runFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
 	a, m, err := sh.target(ctx, target)
 	if err != nil {
 		return err

@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"context"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -121,7 +124,29 @@ func TestUpstreamFaultsAreReadable(t *testing.T) {
 			}
 		})
 	}
+	t.Run("it reports a name that cannot be looked up", func(t *testing.T) {
+		r := w.withoutResolver(t, dir)
+		if !strings.Contains(r.stdout, "upstream_dns") || !strings.Contains(r.stdout, " 502\n") {
+			t.Errorf("the agent saw %q, want 502 and upstream_dns\nstderr: %s", r.stdout, r.stderr)
+		}
+	})
 	if n := len(w.requests()); n != 0 {
 		t.Errorf("%d requests arrived", n)
 	}
+}
+
+// withoutResolver runs dir on a machine whose resolver is an address at which nobody listens.
+func (w *world) withoutResolver(t *testing.T, dir string) result {
+	t.Helper()
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(conf, []byte("nameserver 127.93.12.7\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := w.command(ctx, "run", dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	cmd.Args = append([]string{"sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, conf, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	return w.finish(cmd, "")
 }

@@ -47,6 +47,34 @@ func TestMachineThatLacks(t *testing.T) {
 	if r := w.superserve("", "ps", "--all"); strings.Contains(r.stdout, "plain") {
 		t.Errorf("a run was recorded:\n%s", r.stdout)
 	}
+	w.wantNoAgents(t)
+}
+
+// wantNoAgents fails if a folder was deployed.
+func (w *world) wantNoAgents(t *testing.T) {
+	t.Helper()
+	if r := w.superserve("", "agents", "list", "--json"); r.code != 0 || strings.TrimSpace(r.stdout) != "[]" {
+		t.Errorf("agents list: exit %d, %q, want none\n%s", r.code, r.stdout, r.stderr)
+	}
+}
+
+// TestFlagsComeBeforeDeeds gives `run DIR` flags that cannot be: one line, and the folder is not deployed.
+func TestFlagsComeBeforeDeeds(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	dir := agentProject(t, "echo ran")
+	for _, flag := range []string{
+		"--memory=lots", "--cpus=0", "--pids=x", "--timeout=soon", "--network=open", "--env=FOO", "--resolve=a:b",
+		"--mount=/no-such-folder:/x", "--upstream-ca=/no-such-file", "--rootfs=/no-such-folder", "--workspace=/etc/hosts",
+	} {
+		t.Run("it refuses "+flag, func(t *testing.T) {
+			r := w.superserve("", "run", flag, dir)
+			name, _, _ := strings.Cut(flag, "=")
+			if r.code != 1 || r.stdout != "" || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, strings.TrimPrefix(name, "--")) {
+				t.Errorf("exit %d, stdout %q, stderr %q, want one line that names the flag", r.code, r.stdout, r.stderr)
+			}
+		})
+	}
+	w.wantNoAgents(t)
 }
 
 // TestDoctor finds nothing missing on the machine that the other tests pass on.
