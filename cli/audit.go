@@ -14,8 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/runtime/sandbox"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 const auditLong = `Print what agents did on the network: a line for each connection, each request that was looked into, and

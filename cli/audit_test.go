@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/runtime/sandbox"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 // auditedRun writes the log of a run that has ended, as proxy and supervisor do.

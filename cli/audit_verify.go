@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/runtime/sandbox"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 const auditVerifyLong = `Check that the audit logs are what was written: no line changed, cut off, put in or moved, no log gone, and

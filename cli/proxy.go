@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/superserve/superserve/bpf"
-	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/ca"
@@ -30,6 +29,7 @@ import (
 	"github.com/superserve/superserve/proxy/web"
 	"github.com/superserve/superserve/runtime/sandbox"
 	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 // proxyMemory is where the collector of the proxy begins to work harder, in bytes. It is no cap: 512 connections

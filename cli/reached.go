@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/runtime/sandbox"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 // reached is what a run's audit log says about it in short.

@@ -9,7 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/superserve/superserve/journal"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 // maxPath is how many bytes of a path are kept, and maxText of any other text, so

@@ -14,7 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/superserve/superserve/journal"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 func full() Event {

@@ -12,7 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/superserve/superserve/journal"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 // sealPause is the time between two seals of a log that grows: for so long a cut of its end would not show.

@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/runtime/sandbox"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 // verified checks the audit directory of a state and returns the report of its only run.

@@ -15,7 +15,6 @@ import (
 	"runtime/pprof"
 	"syscall"
 
-	"github.com/superserve/superserve/journal"
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/ca"
@@ -25,6 +24,7 @@ import (
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/proxy/web"
 	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/journal"
 )
 
 // host is the name that every client connects to: wrk takes the TLS server name
