@@ -100,7 +100,17 @@ func (sh *shell) rootCommand() *cobra.Command {
 		return usageError{cmd.CommandPath(), err.Error()}
 	})
 	root.AddCommand(sh.commands()...)
+	addCompletion(root)
 	return root
+}
+
+// addCompletion adds cobra's own command now, so that it answers a shell that it does not know as every
+// group does; cobra prints its help and calls that a success.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	if cmd, _, err := root.Find([]string{"completion"}); err == nil && cmd != root {
+		cmd.Args, cmd.RunE = cobra.ArbitraryArgs, unknownCommand
+	}
 }
 
 const rootLong = `superserve runs AI agents inside gVisor. An agent's environment holds placeholders;
