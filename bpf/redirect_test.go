@@ -361,6 +361,32 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestCheckSeesADetachedProgram(t *testing.T) {
+	for i, h := range (&Redirect{}).hooks() {
+		t.Run(h.name, func(t *testing.T) {
+			w := newWorld(t)
+			if err := w.redirect.Check(); err != nil {
+				t.Fatalf("Check of what is attached: %v", err)
+			}
+			if err := w.redirect.links[i].Detach(); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.redirect.Check(); !errors.Is(err, ErrDetached) || !strings.Contains(err.Error(), h.name) {
+				t.Errorf("Check: got %v, want %s and ErrDetached", err, h.name)
+			}
+		})
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	w := newWorld(b)
+	for b.Loop() {
+		if err := w.redirect.Check(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestAttachRefuses(t *testing.T) {
 	w := newWorld(t)
 	v4, v6 := ap("127.0.0.1:1"), ap("[::1]:1")
