@@ -201,6 +201,15 @@ func TestSweep(t *testing.T) {
 	if err != nil || len(recs) != 1 || recs[0].Running || recs[0].Result == nil || recs[0].Result.Reason != sandbox.ReasonLost {
 		t.Errorf("got %+v, %v", recs, err)
 	}
+	want := []string{"lock", "run.json", "stderr.log", "stdout.log"}
+	var kept []string
+	entries, _ := os.ReadDir(sandbox.RunDir(state, recs[0].ID))
+	for _, e := range entries {
+		kept = append(kept, e.Name())
+	}
+	if diff := cmp.Diff(want, kept); diff != "" {
+		t.Errorf("in the run's directory (-want +got):\n%s", diff)
+	}
 	if diff := cmp.Diff(before, inventory(t)); diff != "" {
 		t.Errorf("left behind (-before +after):\n%s", diff)
 	}

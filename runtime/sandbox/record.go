@@ -143,12 +143,19 @@ func (d *runDir) end(r Result) error {
 	if !d.rec.Logs {
 		return d.remove()
 	}
-	os.Remove(filepath.Join(d.path, holdFile))
+	strip(d.path)
 	if d.rec.Changes {
 		bundle.EndChanges(changesDir(d.path)) // what it leaves goes with the directory
 	}
 	d.rec.Ended, d.rec.Result, d.rec.Sandbox = time.Now(), &r, 0
 	return d.write()
+}
+
+// strip takes out of a run's directory what only a living run has. An error means that it had none.
+func strip(dir string) {
+	for _, name := range []string{holdFile, controlFile, networkFile, networkFile + ".new", recordFile + ".new"} {
+		os.Remove(filepath.Join(dir, name))
+	}
 }
 
 func (d *runDir) remove() error {
@@ -263,7 +270,7 @@ func sweepDirs(state string, dead map[string]*os.File) error {
 		if r.Ended.IsZero() {
 			r.Ended = time.Now()
 			r.Result = &Result{Code: codeFailed, Reason: ReasonLost}
-			os.Remove(filepath.Join(RunDir(state, id), holdFile))
+			strip(RunDir(state, id))
 			errs = append(errs, writeRecord(RunDir(state, id), r))
 		}
 		kept = append(kept, r)

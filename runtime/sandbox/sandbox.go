@@ -26,6 +26,7 @@ const (
 	ReasonMemory    Reason = "memory"    // the kernel ended the sandbox for Limits.Memory
 	ReasonProxy     Reason = "proxy"     // the proxy died, and the sandbox was ended with it
 	ReasonSandbox   Reason = "sandbox"   // gVisor failed
+	ReasonCage      Reason = "cage"      // root took a hook off the cage, or a process out of it
 	ReasonCancelled Reason = "cancelled" // the context ended, or Close was called
 	ReasonLost      Reason = "lost"      // the supervisor was killed
 )
@@ -167,7 +168,9 @@ func (s *Sandbox) supervise(stop func()) {
 		s.kill(Result{codeFailed, ReasonProxy, "the proxy ended under the agent"})
 	})
 	stopOrders, stopSealing := s.takeOrders(), s.sealAudit()
+	stopWatch := s.watch()
 	exit, err := s.ctr.Wait()
+	stopWatch()
 	stopOrders()
 	stopSealing()
 	s.cfg.Log.Debug("agent ended", zap.Int("code", exit.Code))
