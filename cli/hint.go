@@ -51,6 +51,9 @@ func hint(err error) string {
 		return unknown.hint()
 	}
 	var lost noCommandError
+	if errors.As(err, &lost) && lost.install != "" {
+		return "install it: " + lost.install
+	}
 	if errors.As(err, &lost) && lost.near != "" {
 		return fmt.Sprintf("did you mean '%s'?", escapeLine(lost.near))
 	}

@@ -12,25 +12,28 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/superserve/superserve/examples"
 	"github.com/superserve/superserve/runtime/agent"
 	"github.com/superserve/superserve/secretd/api"
 )
 
 func (sh *shell) initCommand() *cobra.Command {
-	var name string
+	var name, recipe string
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Write a superserve.yaml for the project in this folder",
 		Long: `Write a superserve.yaml for the project in this folder. Its name comes from the folder, its command
-from the files that are there, its secrets from the keys of .env.example.`,
+from the files that are there, its secrets from the keys of .env.example. With --for it is a recipe's:
+` + strings.Join(examples.Names(), ", ") + `.`,
 		Args: exactly(),
-		RunE: func(*cobra.Command, []string) error { return sh.init(name) },
+		RunE: func(*cobra.Command, []string) error { return sh.init(name, recipe) },
 	}
+	cmd.Flags().StringVar(&recipe, "for", "", "write the recipe of `TOOL`")
 	cmd.Flags().StringVar(&name, "name", "", "the agent's `NAME` (default: the folder's)")
 	return cmd
 }
 
-func (sh *shell) init(name string) error {
+func (sh *shell) init(name, recipe string) error {
 	dir, err := os.Getwd()
 	if err != nil {
 		return err
@@ -40,6 +43,9 @@ func (sh *shell) init(name string) error {
 	}
 	if err := api.CheckAgent(name); err != nil {
 		return err
+	}
+	if recipe != "" {
+		return sh.initRecipe(dir, name, recipe)
 	}
 	keys, err := exampleKeys(filepath.Join(dir, ".env.example"))
 	if err != nil {

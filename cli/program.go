@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/superserve/superserve/examples"
 	"github.com/superserve/superserve/runtime/agent"
 	"github.com/superserve/superserve/runtime/sandbox"
 )
@@ -45,7 +46,7 @@ func (c caller) search() []string {
 }
 
 // noCommandError is a command that is neither on the caller's PATH nor in the sandbox's.
-type noCommandError struct{ name, near string }
+type noCommandError struct{ name, near, install string }
 
 // Error names the command.
 func (e noCommandError) Error() string { return escapeLine(e.name) + ": command not found" }
@@ -66,7 +67,8 @@ func (c caller) program(name, workspace string) (program, error) {
 		return program{command: name}, nil
 	case !strings.Contains(name, "/"):
 		if full = find(name, c.search()); full == "" {
-			return program{}, noCommandError{name, agent.Nearest(name, c.commands())}
+			recipe, _ := examples.For(name)
+			return program{}, noCommandError{name, agent.Nearest(name, c.commands()), recipe.Install}
 		}
 	}
 	if full = filepath.Clean(full); below(full, workspace) {

@@ -142,7 +142,7 @@ func (sh *shell) run(ctx context.Context, target string, args []string, f runFla
 	if err := sh.bringAgent(&cfg, who); err != nil {
 		return err
 	}
-	if cfg.Secrets, err = sh.secretsFor(ctx, m, who, f); err != nil {
+	if cfg.Secrets, err = sh.secretsFor(ctx, m, cfg.Command[0], who, f); err != nil {
 		return err
 	}
 	return sh.supervise(ctx, cfg, f)

@@ -50,7 +50,7 @@ func (sh *shell) runHere(ctx context.Context, argv []string, f runFlags) error {
 	if err := sh.storedSecrets(ctx, m, f); err != nil {
 		return err
 	}
-	if cfg.Secrets, err = sh.secretsFor(ctx, m, who, f); err != nil {
+	if cfg.Secrets, err = sh.secretsFor(ctx, m, cfg.Command[0], who, f); err != nil {
 		return err
 	}
 	return sh.supervise(ctx, cfg, f)

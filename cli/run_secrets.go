@@ -112,7 +112,7 @@ func parseBinding(s string) (api.Binding, error) {
 
 // secretsFor returns what grants a run its secrets, those that the caller has brought and those that secretd keeps; the
 // caller's win. It checks that none is missing, and says what a person should know of them.
-func (sh *shell) secretsFor(ctx context.Context, m *agent.Manifest, who caller, f runFlags) (sandbox.Secrets, error) {
+func (sh *shell) secretsFor(ctx context.Context, m *agent.Manifest, program string, who caller, f runFlags) (sandbox.Secrets, error) {
 	own, err := f.bringSecrets(who)
 	if err != nil {
 		return nil, err
@@ -122,6 +122,16 @@ func (sh *shell) secretsFor(ctx context.Context, m *agent.Manifest, who caller, 
 		if _, ok := own.values[s.Name]; !ok {
 			kept.Secrets = append(kept.Secrets, s)
 		}
+	}
+	if !f.quiet {
+		names := map[string]bool{}
+		for name := range own.values {
+			names[name] = true
+		}
+		for _, s := range m.Secrets {
+			names[s.Name] = true
+		}
+		sh.adviseVariable(program, names)
 	}
 	stored, err := sh.keptSecrets(ctx, kept, f.quiet)
 	if err != nil || len(own.wanted) == 0 {
