@@ -258,7 +258,7 @@ func checkBoot(ctx context.Context) finding {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	began := time.Now()
-	result, err := sandbox.Run(ctx, sandbox.Config{Agent: "doctor", State: state, Command: []string{"true"}})
+	result, err := sandbox.Run(ctx, sandbox.Config{Binary: ourselves(), Agent: "doctor", State: state, Command: []string{"true"}})
 	if err == nil && result.Code != 0 {
 		err = fmt.Errorf("the sandbox ended with %d: %s", result.Code, result.Detail)
 	}

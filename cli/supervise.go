@@ -18,6 +18,15 @@ import (
 	"github.com/superserve/superserve/secretd/api"
 )
 
+// ourselves is this program's file under whatever name it was installed; "" lets the sandbox look for it.
+func ourselves() string {
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return self
+}
+
 // supervise starts the sandbox and stays until its end. A signal that comes while it starts ends the
 // start; one that comes later is the agent's, and the second SIGINT or SIGTERM ends the sandbox.
 func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) error {
@@ -25,6 +34,7 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 	out := sh.outlet(&cfg, f)
+	cfg.Binary = ourselves()
 	began := time.Now()
 	s, err := sandbox.Start(ctx, cfg)
 	if err != nil {

@@ -79,6 +79,24 @@ func TestRunReadsStandardInput(t *testing.T) {
 	}
 }
 
+// TestRunUnderAnotherName installs the program as one does beside another release of it.
+func TestRunUnderAnotherName(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	renamed := filepath.Join(t.TempDir(), "superserve-next")
+	if err := os.Link(bin("superserve"), renamed); err != nil {
+		if err := os.Symlink(bin("superserve"), renamed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := w.command(ctx, "run", agentProject(t, "echo ran"))
+	cmd.Path, cmd.Env = renamed, append(cmd.Env, "PATH=/usr/bin:/bin")
+	if r := w.finish(cmd, ""); r.code != 0 || r.stdout != "ran\n" {
+		t.Errorf("exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
+	}
+}
+
 func TestRunGivesArguments(t *testing.T) {
 	w := newWorld(t, "api.openai.com")
 	r := w.superserve("", "run", agentProject(t, `printf '%s|' "$@"`), "--", "a b", "-c", "*")
