@@ -8,6 +8,7 @@ import (
 	"github.com/superserve/superserve/proxy/ca"
 	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/login"
+	"github.com/superserve/superserve/proxy/mysql"
 	"github.com/superserve/superserve/proxy/postgres"
 	"github.com/superserve/superserve/proxy/redis"
 	"github.com/superserve/superserve/proxy/swap"
@@ -24,9 +25,9 @@ type cutter interface{ Cut(secret string) }
 // open returns the protocols, each by its constructor.
 func (w *wires) open(entries []api.Entry, resolver swap.Resolver, dialer *dial.Dialer, authority *ca.Authority, recorder audit.Recorder) []proxy.Wire {
 	cfg := login.Config{Entries: entries, Resolver: resolver, Dial: dialer, CA: authority, Audit: recorder}
-	pg, rd := postgres.New(cfg), redis.New(cfg)
-	w.cutters.Store(&[]cutter{pg, rd})
-	return []proxy.Wire{pg, rd}
+	pg, rd, my := postgres.New(cfg), redis.New(cfg), mysql.New(cfg)
+	w.cutters.Store(&[]cutter{pg, rd, my})
+	return []proxy.Wire{pg, rd, my}
 }
 
 // cut ends the connections that carry a secret which was taken away with --now.

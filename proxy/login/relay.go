@@ -17,8 +17,8 @@ func (s *Session) Relay() error {
 		return err
 	}
 	return s.Run(
-		func() (int64, error) { return pump(s.Upstream, s.Client) },
-		func() (int64, error) { return pump(s.Client, s.Upstream) },
+		func() (int64, error) { return Pump(s.Upstream, s.Client, nil) },
+		func() (int64, error) { return Pump(s.Client, s.Upstream, nil) },
 	)
 }
 
@@ -35,10 +35,18 @@ func (s *Session) Run(up, down func() (int64, error)) error {
 		ended <- err
 	}()
 	n, err := down()
+	s.event.Received += n
+	select {
+	case first := <-ended:
+		if first == nil {
+			return nil // the client was done: how the server ends then is its own affair
+		}
+		ended <- first
+	default:
+	}
 	// The upstream has ended, so nothing more can come of the client.
 	s.abort()
 	first := <-ended
-	s.event.Received += n
 	var refusal *Refusal
 	if errors.As(first, &refusal) {
 		return first
@@ -54,14 +62,21 @@ func (s *Session) Open() error {
 	return s.Upstream.SetDeadline(time.Time{})
 }
 
-// pump copies src to dst to its end, which it passes on as a half-close.
-func pump(dst, src net.Conn) (int64, error) {
+// Pump copies src to dst to its end, which it passes on as a half-close, and returns
+// how many bytes it wrote. look, unless it is nil, sees each piece before it is
+// written; its error ends the copy.
+func Pump(dst, src net.Conn, look func([]byte) error) (int64, error) {
 	buf := make([]byte, relayBuffer)
 	// Not io.Copy: between a TLS and a TCP connection it would find ReadFrom, which
 	// takes a buffer of its own.
 	var total int64
 	for {
 		n, err := src.Read(buf)
+		if n > 0 && look != nil {
+			if failed := look(buf[:n]); failed != nil {
+				return total, failed
+			}
+		}
 		if n > 0 {
 			w, werr := dst.Write(buf[:n])
 			total += int64(w)
@@ -82,8 +97,11 @@ func End(dst net.Conn, err error) error {
 	if err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
+	// All has been written; a side that has gone meanwhile needs no end.
 	if half, ok := dst.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
+		_ = half.CloseWrite()
+	} else {
+		_ = dst.Close()
 	}
-	return dst.Close()
+	return nil
 }
