@@ -22,8 +22,9 @@ import (
 // arena is a world for hostile agents: the probe in sandboxes, on a host's network that is listened to.
 type arena struct {
 	*world
-	host *hostNet
-	dir  string // the agent's folder
+	host   *hostNet
+	dir    string // the agent's folder
+	target string // what is run: the folder, or an agent's name
 }
 
 // newArena makes an arena whose agent is the probe; yaml is added to its manifest.
@@ -39,6 +40,7 @@ func newArena(t testing.TB, yaml string) *arena {
 	if err := os.WriteFile(filepath.Join(a.dir, "superserve.yaml"), []byte(manifest), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	a.target = a.dir
 	return a
 }
 
@@ -55,7 +57,7 @@ type captive struct {
 // start runs the probe and waits for nothing. What superserve leaves behind is the caller's to look for.
 func (a *arena) start(t testing.TB, flags []string, args ...string) *captive {
 	t.Helper()
-	all := append(append([]string{"run"}, flags...), a.dir, "--")
+	all := append(append([]string{"run"}, flags...), a.target, "--")
 	c := &captive{t: t, cmd: a.command(context.Background(), append(all, args...)...), lines: make(chan string, 1<<12), stderr: &synced{}, ended: make(chan struct{})}
 	c.cmd.Cancel = nil
 	in, err := c.cmd.StdinPipe()

@@ -101,16 +101,13 @@ func cgroup2() string {
 func (a *arena) leftovers(t testing.TB) (all []string) {
 	t.Helper()
 	secretd := a.secretd()
-	home := a.host.inode(t)
 	for _, id := range processes() {
 		if id == secretd || id == os.Getpid() {
 			continue
 		}
 		line := commandLine(id)
 		// The proxy's arguments do not name the run, but its network is the host's.
-		var st unix.Stat_t
-		ours := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", id), &st) == nil && st.Ino == home
-		if ours || strings.Contains(line, a.state) {
+		if a.inHostNet(t, id) || strings.Contains(line, a.state) {
 			all = append(all, fmt.Sprintf("process %d: %s", id, line))
 		}
 	}
@@ -132,17 +129,20 @@ func (a *arena) leftovers(t testing.TB) (all []string) {
 	return append(all, a.leftFiles(t)...)
 }
 
-// leftFiles lists what a run's folder may only have while it runs.
+// inHostNet reports whether a process is in the arena's host's network.
+func (a *arena) inHostNet(t testing.TB, id int) bool {
+	var st unix.Stat_t
+	return unix.Stat(fmt.Sprintf("/proc/%d/ns/net", id), &st) == nil && st.Ino == a.host.inode(t)
+}
+
+// leftFiles lists what a run's folder may only have while it runs. A hidden one is being made, or was when its
+// maker was killed: then a start that comes a minute later removes it.
 func (a *arena) leftFiles(t testing.TB) (all []string) {
 	t.Helper()
 	keep := []string{"run.json", "lock", "stdout.log", "stderr.log"}
 	dirs, err := filepath.Glob(filepath.Join(a.state, "runs", "*"))
 	if err != nil {
 		t.Fatal(err)
-	}
-	hidden, _ := filepath.Glob(filepath.Join(a.state, "runs", ".*"))
-	for _, dir := range hidden {
-		all = append(all, "folder "+dir)
 	}
 	for _, dir := range dirs {
 		entries, _ := os.ReadDir(dir)

@@ -73,6 +73,7 @@ func serve(port string) {
 
 // ask sends a line, says the answer, and stays until the end of its input.
 func ask(to string) {
+	fmt.Println("ready")
 	conn, err := net.DialTimeout("tcp", to, time.Minute)
 	if err != nil {
 		fmt.Println("connect:", errno(err))
