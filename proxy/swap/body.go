@@ -27,6 +27,9 @@ const (
 // a secret where a binding lets it stand: then it is to be read whole, decoded, and
 // given to Judge. Runs without such a binding cost one look.
 func (s *Swapper) WantsBody(t *Target, fields []Field) bool {
+	if s.signs && needsHash(fields) && s.bindsKind(t, api.UseSigV4) {
+		return true
+	}
 	if !s.bodies {
 		return false
 	}

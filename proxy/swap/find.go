@@ -13,11 +13,12 @@ import (
 type kind byte
 
 const (
-	empty   kind = iota // no credential at all
-	own                 // something that is no placeholder of this run
-	unknown             // this run's marker, but no placeholder that is known
-	misfit              // a known placeholder among other text
-	exact               // a placeholder, in a form that can be swapped
+	empty        kind = iota // no credential at all
+	own                      // something that is no placeholder of this run
+	unknown                  // this run's marker, but no placeholder that is known
+	misfit                   // a known placeholder among other text
+	exact                    // a placeholder, in a form that can be swapped
+	badSignature             // a signature that names a placeholder, but was not made with one
 )
 
 // finding is one credential field.
@@ -36,6 +37,7 @@ type finding struct {
 	site     site
 	use      api.Use // the place, outside of fields
 	boundary []byte  // of the multipart content that it is in
+	signing  *signing
 }
 
 // part is one placeholder within a field.

@@ -36,9 +36,13 @@ func (s *Swapper) JudgeRequest(ctx context.Context, t Target, q Request) (*Plan,
 			continue
 		}
 		found = append(found, finding{index: i, name: name, value: q.Fields[i].Value})
+		if s.signs && signs(q.Fields[i].Value) && name == "authorization" {
+			s.examineSigned(&found[len(found)-1], t, q)
+			continue
+		}
 		s.examine(&found[len(found)-1])
 	}
-	if s.targets || s.bodies && q.Body != nil {
+	if s.targets || s.signs || s.bodies && q.Body != nil {
 		found = append(found, s.places(t, q)...)
 	}
 	if len(found) == 0 {
@@ -91,6 +95,8 @@ func (s *Swapper) refuse(t *Target, f *finding, strict *entry) *Refusal {
 		}
 	case unknown:
 		return s.unknown(f)
+	case badSignature:
+		return s.unsigned(f)
 	case misfit:
 		return s.place(t, f, f.about)
 	case exact:
@@ -150,6 +156,8 @@ func covers(u, place api.Use, name string) bool {
 		return (place.Kind == api.UseBearer || place.Kind == api.UseHeader) && equalFold([]byte(u.Arg), name)
 	case api.UseBasic:
 		return place.Kind == api.UseBasic && (u.Arg == "" || u.Arg == place.Arg)
+	case api.UseSigV4:
+		return u == place || place == api.Use{Kind: api.UseHeader, Arg: tokenField} || place == api.Use{Kind: api.UseQuery, Arg: tokenParam}
 	case api.UseQuery, api.UsePath, api.UseCookie, api.UseForm, api.UseJSON:
 		return u == place
 	}
@@ -219,7 +227,7 @@ func check(value []byte, f *finding, p *part) error {
 		return checkPlace(value, f, p) // the query of a webhook, of which most have none
 	case len(value) < redact.MinKey:
 		return errShort
-	case f.site != atField:
+	case f.site != atField && f.signing == nil:
 		return checkPlace(value, f, p)
 	}
 	colon := false

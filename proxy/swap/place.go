@@ -25,6 +25,10 @@ type Request struct {
 	Target []byte
 	// Fields are the head's fields in order.
 	Fields []Field
+	// Method and Host are the request's; Host may be empty when Fields have it.
+	Method, Host string
+	// Content is the whole content as it was sent, where WantsBody asked for it.
+	Content []byte
 	// Body is the whole content without its content coding, where WantsBody asked
 	// for it. Nil says that it was not looked at, and it is not judged.
 	Body []byte
@@ -44,6 +48,8 @@ func (s *Swapper) notePlaces(e *entry) {
 			e.token, e.url = pathToken(e.Placeholder)
 		case api.UseForm, api.UseJSON:
 			s.bodies = true
+		case api.UseSigV4:
+			s.signs, e.signs = true, true
 		default:
 			continue
 		}
@@ -94,6 +100,9 @@ func (s *Swapper) bindsKind(t *Target, kind api.UseKind) bool {
 // the heap, which requests without such places must not pay for.
 func (s *Swapper) places(t Target, q Request) []finding {
 	var found []finding
+	if s.signs && bytes.Contains(q.Target, []byte("X-Amz-Signature=")) && s.bindsKind(&t, api.UseSigV4) {
+		found = s.findPresigned(found, &t, &q)
+	}
 	if s.targets {
 		found = s.findTarget(found, &t, q.Target)
 	}

@@ -30,6 +30,10 @@ type rewrite struct {
 func (w *rewrite) add(f *finding) {
 	w.text = f.value
 	w.parts = append(w.parts, f.parts[:f.count]...)
+	w.sort()
+}
+
+func (w *rewrite) sort() {
 	slices.SortStableFunc(w.parts, func(a, b part) int { return a.start - b.start })
 }
 
@@ -168,14 +172,26 @@ func newPlan(found []finding) *Plan {
 		if f.count == 0 {
 			continue
 		}
-		p.take(f)
+		p.take(f, found)
 		p.Secrets = appendUsed(p.Secrets, f)
 	}
 	return &p.Plan
 }
 
 // take makes f an edit of its site.
-func (p *Plan) take(f *finding) {
+func (p *Plan) take(f *finding, found []finding) {
+	switch {
+	case f.signing != nil && f.site == atTarget:
+		p.target.text = f.value
+		p.target.parts = append(p.target.parts, f.sign(slices.Clone(found))...)
+		p.target.sort()
+		return
+	case f.signing != nil:
+		e := Edit{Index: f.index, many: rewrite{f.value, f.sign(slices.Clone(found))}}
+		e.many.sort()
+		p.Edits = append(p.Edits, e)
+		return
+	}
 	switch f.site {
 	case atTarget:
 		p.target.add(f)

@@ -30,6 +30,8 @@ const (
 	ReasonRevoked = "credential_revoked"
 	// ReasonUnavailable: secretd cannot be asked.
 	ReasonUnavailable = "credential_unavailable"
+	// ReasonSignature: a signature names a placeholder, but was not made with one.
+	ReasonSignature = "credential_signature"
 	// ReasonInvalid: the stored value cannot stand in that field.
 	ReasonInvalid = "credential_invalid"
 )
@@ -129,6 +131,11 @@ func (f *finding) suggest() string {
 func (s *Swapper) unknown(f *finding) *Refusal {
 	return forbid(ReasonUnknown, nil, "the placeholder in "+f.name+" is not one of this run",
 		"send the value of the environment variable as it is now")
+}
+
+func (s *Swapper) unsigned(f *finding) *Refusal {
+	return forbid(ReasonSignature, f.about, "the signature in "+f.name+" was not made with the placeholder of its secret key",
+		"use access key and secret key of one environment, as they are now")
 }
 
 func (s *Swapper) foreign(t *Target, f *finding, e *entry) *Refusal {

@@ -55,8 +55,9 @@ type Swapper struct {
 	hosts    map[api.Host][]bound
 	others   []bound // wildcards and addresses
 	patterns []api.Pattern
-	// targets and bodies say that some binding names a place there.
-	targets, bodies bool
+	// targets and bodies say that some binding names a place there, signs that some
+	// secrets sign requests.
+	targets, bodies, signs bool
 }
 
 // entry is a secret of the run.
@@ -66,6 +67,7 @@ type entry struct {
 	places  []api.Use // its uses outside of header fields
 	token   string    // what of the placeholder a path holds, with UsePath
 	url     bool      // the placeholder is a URL, and token its path
+	signs   bool      // a part of AWS credentials
 }
 
 // bound is one host pattern of an entry.

@@ -106,7 +106,7 @@ func (r *h1relay) appendBeginning(dst []byte) []byte {
 // content returns what to send for a content that was held whole. The caller wipes
 // it when plan has a key in it.
 func (h *held) content(plan *swap.Plan) []byte {
-	if !plan.Body() {
+	if !plan.Body() || !h.whole {
 		return h.data
 	}
 	return plan.AppendBody(make([]byte, 0, len(h.plain)+plan.Room()))

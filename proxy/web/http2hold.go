@@ -87,13 +87,14 @@ func (r *h2relay) refuseHeld(st *h2stream, ref *swap.Refusal) {
 // its content.
 func (r *h2relay) release(ctx context.Context, st *h2stream) error {
 	h := st.held
-	var plain []byte
+	var whole, plain []byte
 	coded := false
 	r.mu.Unlock()
 	if len(h.data) <= swap.MaxBody {
+		whole = h.data
 		plain, coded = plainContent(h.data, r.judged(h.req.fields))
 	}
-	plan, ref := r.decide(ctx, st, &h.req, plain)
+	plan, ref := r.decide(ctx, st, &h.req, whole, plain)
 	r.mu.Lock()
 	switch {
 	case r.streams[st.id] != st:

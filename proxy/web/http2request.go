@@ -104,7 +104,7 @@ func (r *h2relay) request(ctx context.Context, b *headerBlock) error {
 			r.hold(st, &req)
 			return nil
 		}
-		plan, ref = r.decide(ctx, st, &req, nil)
+		plan, ref = r.decide(ctx, st, &req, nil, nil)
 	}
 
 	r.mu.Lock()
@@ -146,11 +146,13 @@ func (r *h2relay) admit(b *headerBlock, req *h2request, malformed error) *swap.R
 
 // decide judges a request's credentials, and records the use of keys: when it returns
 // without a refusal the keys may be sent.
-func (r *h2relay) decide(ctx context.Context, st *h2stream, req *h2request, body []byte) (*swap.Plan, *swap.Refusal) {
+func (r *h2relay) decide(ctx context.Context, st *h2stream, req *h2request, content, body []byte) (*swap.Plan, *swap.Refusal) {
 	fields := r.judged(req.fields)
 	at := len(r.arena)
 	r.arena = append(r.arena, req.path...) // fields may stay behind in a smaller one
-	plan, ref := r.judge.credentials(ctx, swap.Request{Target: r.arena[at:], Fields: fields, Body: body})
+	plan, ref := r.judge.credentials(ctx, swap.Request{
+		Method: req.method, Host: req.authority, Target: r.arena[at:], Fields: fields, Content: content, Body: body,
+	})
 	if ref != nil || plan == nil {
 		return nil, ref
 	}

@@ -1,0 +1,223 @@
+package swap
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/superserve/superserve/proxy/web/sign"
+	"github.com/superserve/superserve/secretd/api"
+)
+
+const (
+	tokenField   = "x-amz-security-token"
+	tokenParam   = "X-Amz-Security-Token"
+	payloadField = "x-amz-content-sha256"
+)
+
+// signing is a signature that was verified with placeholders and is to be made anew.
+type signing struct {
+	v4      sign.V4
+	request sign.Request
+	host    string // as it is sent
+}
+
+// pairedSecret is the name of the secret key that belongs to an access key's id.
+func pairedSecret(name string) string {
+	return strings.Replace(name, "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", 1)
+}
+
+// signs reports whether a value is an AWS signature, in so far as its scheme says.
+func signs(value []byte) bool {
+	return len(value) > len(sign.Algorithm) && string(value[:len(sign.Algorithm)]) == sign.Algorithm
+}
+
+// needsHash reports whether the signature of a request covers a hash of its content
+// that no field repeats.
+func needsHash(fields []Field) bool {
+	signed := false
+	for i := range fields {
+		if equalFold(fields[i].Name, payloadField) {
+			return false
+		}
+		signed = signed || equalFold(fields[i].Name, "authorization") && signs(fields[i].Value)
+	}
+	return signed
+}
+
+// examineSigned fills in a finding for an Authorization field with a signature.
+func (s *Swapper) examineSigned(f *finding, t Target, q Request) {
+	v4, ok := sign.ParseField(f.value, string(first(q.values("x-amz-date"))))
+	if !ok {
+		s.examineText(f)
+		return
+	}
+	s.verify(f, &t, &q, v4)
+}
+
+// findPresigned finds a signature in the query, and the session token beside it.
+func (s *Swapper) findPresigned(found []finding, t *Target, q *Request) []finding {
+	v4, ok := sign.ParseQuery(q.Target)
+	if !ok {
+		return found
+	}
+	f := finding{site: atTarget, name: "the query", value: q.Target, use: api.Use{Kind: api.UseSigV4}}
+	s.verify(&f, t, q, v4)
+	token := api.Use{Kind: api.UseQuery, Arg: tokenParam}
+	from := bytes.IndexByte(q.Target, '?') + 1
+	for param := range bytes.SplitSeq(q.Target[from:], []byte("&")) {
+		if name, value, _ := bytes.Cut(param, []byte("=")); string(name) == tokenParam {
+			end := from + len(param)
+			found = append(found, s.placed(finding{site: atTarget, value: q.Target, use: token},
+				unescape(value, false), end-len(value), end, appendPercent))
+		}
+		from += len(param) + 1
+	}
+	return append(found, f)
+}
+
+// verify looks for the entry whose placeholder made the signature.
+func (s *Swapper) verify(f *finding, t *Target, q *Request, v4 sign.V4) {
+	access := s.entries[v4.Access]
+	r := sign.Request{Method: q.Method, Target: q.Target, Header: q.values}
+	payloads, streaming := v4.Payloads(first(q.values(payloadField)), q.Content)
+	f.kind = own
+	if access != nil || s.Marked(f.value) {
+		f.kind, f.about = badSignature, access
+	}
+	if access != nil && !access.goesTo(t) {
+		f.kind, f.count = exact, 1 // to be refused as any placeholder is
+		f.parts[0] = part{entry: access, use: api.Use{Kind: api.UseSigV4}}
+		return
+	}
+	if streaming {
+		return
+	}
+	for e := range s.at(t) {
+		if !e.signs || !strings.Contains(e.Name, "SECRET") || access != nil && pairedSecret(access.Name) != e.Name {
+			continue
+		}
+		for _, r.Payload = range payloads {
+			if v4.Verify(&r, []byte(e.Placeholder)) {
+				f.takeSignature(access, e, &signing{v4: v4, request: r, host: authority(t)})
+				return
+			}
+		}
+	}
+}
+
+// takeSignature makes f a signature of access, which may be no secret, and secret.
+func (f *finding) takeSignature(access, secret *entry, g *signing) {
+	use := api.Use{Kind: api.UseSigV4}
+	f.kind, f.use, f.signing = exact, use, g
+	if access != nil {
+		start := bytes.Index(f.value, []byte(g.v4.Access))
+		f.parts[0] = part{entry: access, use: use, start: start, end: start + len(g.v4.Access), write: appendPercent}
+		f.count = 1
+	}
+	f.parts[f.count] = part{entry: secret, use: use}
+	f.count++
+}
+
+// sign returns the parts of a text that make its signature the real one.
+func (f *finding) sign(found []finding) []part {
+	g := f.signing
+	var parts []part
+	if f.count == 2 {
+		parts = append(parts, f.parts[0])
+	}
+	v4 := g.v4
+	v4.Signed = slices.DeleteFunc(slices.Clone(v4.Signed), hopField)
+	if before, after := strings.Join(g.v4.Signed, ";"), strings.Join(v4.Signed, ";"); before != after && !v4.Presigned {
+		parts = append(parts, constant(f.value, before, after))
+	}
+	request := g.request
+	request.Header = g.header(found)
+	if v4.Presigned {
+		w := rewrite{}
+		w.add(&finding{value: f.value, parts: [2]part{f.parts[0]}, count: f.count - 1})
+		for i := range found {
+			if other := &found[i]; other.site == atTarget && other.use.Arg == tokenParam {
+				w.add(other)
+			}
+		}
+		request.Target = w.appendTo(nil)
+		defer clear(request.Target)
+	}
+	secret := f.parts[f.count-1].secret
+	return append(parts, constant(f.value, v4.Signature, v4.Sign(&request, secret())))
+}
+
+// header returns the fields as they are sent upstream.
+func (g *signing) header(found []finding) func(name string) [][]byte {
+	return func(name string) [][]byte {
+		values := g.request.Header(name)
+		switch {
+		case name == "host":
+			return [][]byte{[]byte(g.host)}
+		case name == "accept-encoding" && len(values) > 0:
+			return [][]byte{[]byte("identity")}
+		case name != tokenField:
+			return values
+		}
+		for i := range found {
+			if f := &found[i]; f.name == tokenField && f.count == 1 {
+				return [][]byte{f.parts[0].secret()}
+			}
+		}
+		return values
+	}
+}
+
+// constant is a part that puts after in place of before, which is no secret.
+func constant(text []byte, before, after string) part {
+	start := bytes.Index(text, []byte(before))
+	return part{start: start, end: start + len(before), secret: func() []byte { return []byte(after) }}
+}
+
+// hopField reports whether a field does not reach the upstream as it was sent.
+func hopField(name string) bool {
+	switch name {
+	case "connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "upgrade", "trailer",
+		"transfer-encoding", "expect":
+		return true
+	}
+	return false
+}
+
+// values returns the values of all fields of a lower-case name.
+func (q *Request) values(name string) [][]byte {
+	var values [][]byte
+	for i := range q.Fields {
+		if equalFold(q.Fields[i].Name, name) {
+			values = append(values, q.Fields[i].Value)
+		}
+	}
+	if values == nil && name == "host" && q.Host != "" {
+		return [][]byte{[]byte(q.Host)}
+	}
+	return values
+}
+
+func first(values [][]byte) []byte {
+	if len(values) == 0 {
+		return nil
+	}
+	return values[0]
+}
+
+// authority is the Host value that is sent to t.
+func authority(t *Target) string {
+	host := string(t.Host)
+	if t.Host == "" {
+		host = t.Addr.String()
+		if t.Addr.Is6() {
+			host = "[" + host + "]"
+		}
+	}
+	if t.TLS && t.Port == 443 || !t.TLS && t.Port == 80 {
+		return host
+	}
+	return host + ":" + strconv.Itoa(int(t.Port))
+}
