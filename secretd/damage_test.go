@@ -1,6 +1,7 @@
 package secretd
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/superserve/superserve/secretd/private"
 	"github.com/superserve/superserve/secretd/store"
 )
 
@@ -33,6 +35,9 @@ func TestDamagedStoreFile(t *testing.T) {
 		}
 		whole[at] ^= 0x5a
 		d, err := Open(t.Context(), Config{State: state, Keys: given{}})
+		if errors.Is(err, private.ErrLocked) {
+			t.Fatalf("byte %d: the store before it is still open", at)
+		}
 		if err != nil {
 			refused++
 			continue

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/secretd/private"
 	"github.com/superserve/superserve/secretd/store"
@@ -93,19 +94,27 @@ func create(path string) error {
 
 func open(path string) (*bbolt.DB, error) {
 	var db *bbolt.DB
+	var file *os.File
+	// Opening it ourselves closes the gap between the check of the file and its opening
+	// by name.
+	openFile := func(path string, flag int, _ os.FileMode) (f *os.File, err error) {
+		file, err = private.Open(path, flag)
+		return file, err
+	}
 	err := careful(func() (err error) {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, OpenFile: openFile})
 		return err
 	})
+	if errors.Is(err, store.ErrDamaged) && file != nil {
+		// bbolt's panic left the file locked and mapped; a mapping keeps the lock of a
+		// file that is closed.
+		_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
+		file.Close()
+	}
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, private.ErrLocked
 	}
 	return db, err
-}
-
-// openFile closes the gap between the check of the file and its opening by name.
-func openFile(path string, flag int, _ os.FileMode) (*os.File, error) {
-	return private.Open(path, flag)
 }
 
 func (s *Store) readID(tx *bbolt.Tx) error {
