@@ -14,6 +14,7 @@ import (
 type Member struct {
 	PID   int
 	start string // in clock ticks since boot, field 22 of proc_pid_stat(5)
+	group string // its cgroup2 when it was listed, as /proc/PID/cgroup has it
 }
 
 // Members lists the processes in the leaf, without those that have ended and were not waited for.
@@ -25,7 +26,7 @@ func (l *Leaf) Members() ([]Member, error) {
 	var all []Member
 	for id := range ids {
 		if start, ok := running(id); ok {
-			all = append(all, Member{id, start})
+			all = append(all, Member{id, start, groupOf(id)})
 		}
 	}
 	return all, nil
@@ -43,7 +44,9 @@ func (l *Leaf) Escaped(members []Member) ([]Member, error) {
 		if ids[m.PID] {
 			continue
 		}
-		if start, ok := running(m.PID); ok && start == m.start {
+		// One that is about to end is in no list already and not yet a zombie, but it still says where it was.
+		group := groupOf(m.PID)
+		if start, ok := running(m.PID); ok && start == m.start && group != "" && group != m.group {
 			out = append(out, m)
 		}
 	}
@@ -62,6 +65,20 @@ func (l *Leaf) processes() (map[int]bool, error) {
 		}
 	}
 	return ids, nil
+}
+
+// groupOf is the cgroup2 of a process, "" when it has none any more.
+func groupOf(pid int) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			return strings.TrimSuffix(group, " (deleted)")
+		}
+	}
+	return ""
 }
 
 // running says when a process started, and whether there is one that has not ended.
