@@ -109,10 +109,11 @@ func (sh *shell) bring(cfg *sandbox.Config, who caller) error {
 	return nil
 }
 
-// bringAgent is bring for an agent's own command, which may also come with its project or not be there.
+// bringAgent is bring for an agent's own command, which may also come with its project or not be there. The system's
+// program is taken before the caller's: an agent that was deployed runs alike for whoever starts it.
 func (sh *shell) bringAgent(cfg *sandbox.Config, who caller) error {
 	name := cfg.Command[0]
-	if cfg.Rootfs != "" || strings.Contains(name, "/") {
+	if cfg.Rootfs != "" || strings.Contains(name, "/") || systemHas(name) {
 		return nil
 	}
 	prog, err := who.program(name, cfg.Dir)
@@ -124,6 +125,16 @@ func (sh *shell) bringAgent(cfg *sandbox.Config, who caller) error {
 	}
 	cfg.Command[0], cfg.Mounts, cfg.Path = prog.command, append(prog.mounts(), cfg.Mounts...), prog.path
 	return nil
+}
+
+// systemHas reports whether every sandbox on this machine has a program of that name.
+func systemHas(name string) bool {
+	for _, dir := range []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // adviseHere says that a project's own settings are not used: a folder that was just cloned must not be able to say

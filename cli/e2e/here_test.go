@@ -171,6 +171,25 @@ func TestRunHereFindsPrograms(t *testing.T) {
 	}
 }
 
+// TestAgentPrefersTheSystem: what a deployed agent runs does not hang on the PATH of who starts it, unless the system
+// has no such program.
+func TestAgentPrefersTheSystem(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	home := t.TempDir()
+	if err := os.Chmod(home, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeScript(t, filepath.Join(home, "bin/uname"), "#!/bin/sh\necho the caller\n")
+	writeScript(t, filepath.Join(home, "bin/only-mine"), "#!/bin/sh\necho the caller\n")
+	for command, want := range map[string]string{"uname": "Linux\n", "only-mine": "the caller\n"} {
+		dir := project(t, map[string]string{"superserve.yaml": "name: " + command + "\ncommand: " + command + "\n"})
+		r := w.here(dir, []string{"PATH=" + filepath.Join(home, "bin") + ":/usr/bin:/bin"}, "run", "-q", dir)
+		if r.code != 0 || r.stdout != want {
+			t.Errorf("%s: exit %d, stdout %q, want %q\nstderr: %s", command, r.code, r.stdout, want, r.stderr)
+		}
+	}
+}
+
 // TestRunHereRefuses wants one line that says what is wrong, one that says what to do, and that nothing ran.
 func TestRunHereRefuses(t *testing.T) {
 	w := newWorld(t, "api.example.com")

@@ -81,7 +81,12 @@ func TestPolicySetReachesARun(t *testing.T) {
 	}
 	check(0)
 	ask("one")
-	eventually(t, arrived(1))
+	eventually(t, func() string { // until the agent has its answer: a connection that is refused anew is reset
+		if r := w.superserve("", "logs", id); !strings.Contains(r.stdout, "200\n") {
+			return "no answer yet: " + r.stdout + r.stderr
+		}
+		return ""
+	})
 	set("--deny", "*.example.com")
 	check(1)
 	ask("two")
