@@ -66,7 +66,7 @@ func TestFind(t *testing.T) {
 func TestFindHere(t *testing.T) {
 	h, err := Find()
 	if errors.Is(err, ErrNoCgroup2) {
-		t.Skip("needs cgroup2")
+		missing(t, "needs cgroup2")
 	}
 	if err != nil || h.Root == "" {
 		t.Fatalf("Find: got %+v, %v", h, err)

@@ -80,19 +80,24 @@ func command(ctx context.Context, what string) *exec.Cmd {
 	return cmd
 }
 
+// missing skips a test for what the machine lacks, and fails it in CI.
+func missing(t testing.TB, what any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
 // hierarchy is the host's, and skips without root or cgroup2.
 func hierarchy(t testing.TB) Hierarchy {
 	t.Helper()
-	missing := t.Skip
-	if os.Getenv("CI") == "true" {
-		missing = t.Fatal
-	}
 	if os.Geteuid() != 0 {
-		missing("needs root")
+		missing(t, "needs root")
 	}
 	h, err := Find()
 	if err != nil {
-		missing(err)
+		missing(t, err)
 	}
 	return h
 }

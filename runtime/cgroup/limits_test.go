@@ -156,7 +156,7 @@ func TestEnable(t *testing.T) {
 	h := hierarchy(t)
 	available, err := words(filepath.Join(h.Root, "cgroup.controllers"))
 	if err != nil || len(available) == 0 {
-		t.Skip("needs a cgroup2 with a controller")
+		missing(t, "needs a cgroup2 with a controller")
 	}
 	group := filepath.Join(h.Root, name(t)) // stands for a delegated root
 	if err := errors.Join(os.Mkdir(group, 0o755), os.Mkdir(filepath.Join(group, parent), 0o755)); err != nil {
