@@ -81,6 +81,18 @@ type Daemon struct {
 // that others may touch, a store that another daemon has open, and a key that does
 // not open the store.
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
+	d, err := closed(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.open(ctx); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// closed returns a daemon that has the lock of its directory and nothing else yet.
+func closed(cfg Config) (*Daemon, error) {
 	dir := filepath.Join(cfg.State, "secretd")
 	if err := private.Dir(dir); err != nil {
 		return nil, err
@@ -94,18 +106,16 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 		d.log = zap.NewNop()
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	if err := d.open(ctx); err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
 	return d, nil
 }
 
+func (d *Daemon) storePath() string { return filepath.Join(d.dir, "store.db") }
+
 func (d *Daemon) open(ctx context.Context) error {
-	path := filepath.Join(d.dir, "store.db")
-	if err := private.Sweep(path); err != nil {
+	if err := private.Sweep(d.storePath()); err != nil {
 		return err
 	}
-	s, err := bolt.Open(path)
+	s, err := bolt.Open(d.storePath())
 	if err != nil {
 		return err
 	}

@@ -29,36 +29,51 @@ type Sockets struct {
 	remove        []string
 }
 
-// Listen binds both sockets, the second beside the first. admin is a listener that
-// was inherited, or nil. The admin socket has mode 0660 and belongs to root and the
-// group superserve, or to this user alone; its directory is made with mode 0750, or
-// must be nobody else's to write. No socket is ever reachable under its name before
-// it has its mode, and no link is followed.
-func Listen(socket string, admin net.Listener) (*Sockets, error) {
-	if n := len(api.ResumeSocket(socket)); n > maxPath {
-		return nil, fmt.Errorf("refuse %q: with what is put beside it, it is %d bytes longer than a socket's path may be", socket, n-maxPath)
-	}
-	s := &Sockets{Admin: admin, group: groupID()}
-	dir := filepath.Dir(socket)
-	if err := makeDir(dir, 0o750, s.group); err != nil {
-		return nil, err
-	}
-	resume := api.ResumeSocket(socket)
-	if err := makeDir(filepath.Dir(resume), 0o711, -1); err != nil {
-		return nil, err
-	}
-	var err error
-	if s.Admin == nil {
-		if s.Admin, err = bind(socket, 0o660, s.group); err != nil {
-			return nil, err
-		}
-		s.remove = append(s.remove, socket)
-	}
-	if s.Resume, err = bind(resume, 0o666, -1); err != nil {
+// Listen binds the sockets that were not inherited, the second beside the first. The
+// admin socket has mode 0660 and belongs to root and the group superserve, or to this
+// user alone; its directory is made with mode 0750, or must be nobody else's to write.
+// No socket is ever reachable under its name before it has its mode, and no link is
+// followed. Those that were inherited are closed when Listen fails.
+func Listen(socket string, inherited Sockets) (*Sockets, error) {
+	s := &inherited
+	s.group = groupID()
+	if err := s.bindMissing(socket); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.remove = append(s.remove, resume)
 	return s, nil
+}
+
+func (s *Sockets) bindMissing(socket string) error {
+	resume := api.ResumeSocket(socket)
+	if n := len(resume); n > maxPath {
+		return fmt.Errorf("refuse %q: with what is put beside it, it is %d bytes longer than a socket's path may be", socket, n-maxPath)
+	}
+	if s.Admin != nil && s.Resume != nil {
+		return nil // their directories are another's, who may keep this user from writing there
+	}
+	if err := makeDir(filepath.Dir(socket), 0o750, s.group); err != nil {
+		return err
+	}
+	if err := s.bindOne(&s.Admin, socket, 0o660, s.group); err != nil {
+		return err
+	}
+	if err := makeDir(filepath.Dir(resume), 0o711, -1); err != nil {
+		return err
+	}
+	return s.bindOne(&s.Resume, resume, 0o666, -1)
+}
+
+// bindOne makes a socket that was not inherited.
+func (s *Sockets) bindOne(l *net.Listener, path string, mode os.FileMode, group int) error {
+	if *l != nil {
+		return nil
+	}
+	var err error
+	if *l, err = bind(path, mode, group); err != nil {
+		return err
+	}
+	s.remove = append(s.remove, path)
+	return nil
 }
 
 // Close closes both sockets and removes the names that Listen made.

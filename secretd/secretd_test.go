@@ -277,7 +277,7 @@ func TestRevokedWhileSecretdWasAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(d.Dir, "other", "s.sock")
-	sockets, err := secretd.Listen(socket, nil)
+	sockets, err := secretd.Listen(socket, secretd.Sockets{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +363,7 @@ func TestSecondDaemon(t *testing.T) {
 	if _, err := secretd.Open(t.Context(), secretd.Config{State: d.Dir}); !errors.Is(err, private.ErrLocked) {
 		t.Errorf("on the same store: %v; want ErrLocked", err)
 	}
-	if _, err := secretd.Listen(d.Socket, nil); err == nil || !strings.Contains(err.Error(), "another secretd listens") {
+	if _, err := secretd.Listen(d.Socket, secretd.Sockets{}); err == nil || !strings.Contains(err.Error(), "another secretd listens") {
 		t.Errorf("on the same socket: %v", err)
 	}
 	if _, err := d.Client.Health(t.Context()); err != nil {

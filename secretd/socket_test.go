@@ -74,7 +74,7 @@ func TestListenRefuses(t *testing.T) {
 			if err := tt.make(dir); err != nil {
 				t.Fatal(err)
 			}
-			s, err := secretd.Listen(filepath.Join(dir, "s.sock"), nil)
+			s, err := secretd.Listen(filepath.Join(dir, "s.sock"), secretd.Sockets{})
 			if err == nil {
 				s.Close()
 			}
@@ -84,7 +84,7 @@ func TestListenRefuses(t *testing.T) {
 		})
 	}
 	t.Run("it refuses a path that is too long", func(t *testing.T) {
-		_, err := secretd.Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 100), "s.sock"), nil)
+		_, err := secretd.Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 100), "s.sock"), secretd.Sockets{})
 		if err == nil || !strings.Contains(err.Error(), "longer than a socket's path") {
 			t.Fatalf("got %v", err)
 		}
@@ -101,7 +101,7 @@ func TestListenRefuses(t *testing.T) {
 		}
 		stale.SetUnlinkOnClose(false)
 		stale.Close()
-		s, err := secretd.Listen(path, nil)
+		s, err := secretd.Listen(path, secretd.Sockets{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,7 +124,7 @@ func TestGroupOfTheSocket(t *testing.T) {
 	if err := os.Mkdir(dir, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	s, err := secretd.Listen(filepath.Join(dir, "s.sock"), nil)
+	s, err := secretd.Listen(filepath.Join(dir, "s.sock"), secretd.Sockets{})
 	if err != nil {
 		t.Fatal(err)
 	}

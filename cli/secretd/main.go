@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -25,7 +26,9 @@ import (
 )
 
 const usage = "usage: secretd [--state DIR] [--socket PATH] [--key KEY] [--anchor PATH|tpm2[:DEVICE]] [--accept-rollback] | " +
-	"secretd rekey [--state DIR] [--key KEY] [--anchor …] --to KEY | secretd version"
+	"secretd rekey [--state DIR] [--key KEY] [--anchor …] --to KEY | " +
+	"secretd backup [--state DIR] [--key KEY] [--anchor …] --recipient AGE1… [--file FILE] | " +
+	"secretd restore [--state DIR] [--key KEY] [--anchor …] --identity FILE [--file FILE] | secretd version"
 
 // Exit codes.
 const (
@@ -56,15 +59,16 @@ func main() {
 
 // options are the flags of every verb.
 type options struct {
-	state, socket, key, anchor, to string
-	acceptRollback                 bool
+	state, socket, key, anchor string
+	acceptRollback             bool
+	to                         string   // of rekey
+	file                       string   // of backup and restore; "-" is a pipe
+	recipients                 []string // of backup
+	identity                   string   // of restore
 }
 
 func run(ctx context.Context, args []string) error {
-	verb := "serve"
-	if len(args) > 0 && (args[0] == "rekey" || args[0] == "version") {
-		verb, args = args[0], args[1:]
-	}
+	verb, args := verbOf(args)
 	o, err := parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -76,7 +80,7 @@ func run(ctx context.Context, args []string) error {
 		fmt.Println("secretd", version())
 		return nil
 	}
-	if err := locked.Process(); err != nil {
+	if err := errors.Join(o.misplaced(verb), locked.Process()); err != nil {
 		return err
 	}
 	log, err := zap.NewProduction() // JSON lines on standard error
@@ -87,13 +91,41 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if verb == "rekey" {
+	switch verb {
+	case "rekey":
 		return rekey(ctx, cfg, o)
-	}
-	if o.to != "" {
-		return fmt.Errorf("--to belongs to rekey; %s", usage)
+	case "backup":
+		return backup(ctx, cfg, o)
+	case "restore":
+		return restore(ctx, cfg, o)
 	}
 	return secretd.Run(ctx, cfg, o.socket)
+}
+
+// verbOf parts the verb from its flags; without one it is to serve.
+func verbOf(args []string) (string, []string) {
+	if len(args) > 0 && slices.Contains([]string{"rekey", "backup", "restore", "version"}, args[0]) {
+		return args[0], args[1:]
+	}
+	return "serve", args
+}
+
+// misplaced names a flag that another verb's is.
+func (o options) misplaced(verb string) error {
+	for flag, f := range map[string]struct {
+		given bool
+		verbs string
+	}{
+		"--to":        {o.to != "", "rekey"},
+		"--file":      {o.file != "", "backup restore"},
+		"--recipient": {len(o.recipients) > 0, "backup"},
+		"--identity":  {o.identity != "", "restore"},
+	} {
+		if f.given && !slices.Contains(strings.Fields(f.verbs), verb) {
+			return fmt.Errorf("%s belongs to %s; %s", flag, strings.ReplaceAll(f.verbs, " ", " and "), usage)
+		}
+	}
+	return nil
 }
 
 func parse(args []string) (options, error) {
@@ -104,6 +136,9 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.socket, "socket", "/run/superserve/secretd.sock", "")
 	flags.StringVar(&o.key, "key", "", "")
 	flags.StringVar(&o.to, "to", "", "")
+	flags.StringVar(&o.file, "file", "", "")
+	flags.StringVar(&o.identity, "identity", "", "")
+	flags.Func("recipient", "", func(s string) error { o.recipients = append(o.recipients, s); return nil })
 	flags.StringVar(&o.anchor, "anchor", "", "")
 	flags.BoolVar(&o.acceptRollback, "accept-rollback", false, "")
 	if err := flags.Parse(args); err != nil {

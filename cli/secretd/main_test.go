@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -212,27 +213,67 @@ func TestKeepsItsMemoryToItself(t *testing.T) {
 	}
 }
 
-func TestInheritedSocket(t *testing.T) {
-	dir := stateDir(t)
-	path := filepath.Join(dir, "given.sock")
+// given makes a socket for secretd to inherit.
+func given(t *testing.T, path string) *os.File {
+	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close()
 	f, err := l.File()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.SetUnlinkOnClose(false)
-	l.Close()
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func TestInheritedSocket(t *testing.T) {
+	dir := stateDir(t)
+	path := filepath.Join(dir, "given.sock")
 	cmd := command(t, "--state", dir, "--socket", socketIn(dir))
 	cmd.Env = append(cmd.Env, "LISTEN_FDS=1")
-	cmd.ExtraFiles = []*os.File{f}
+	cmd.ExtraFiles = []*os.File{given(t, path)}
 	serving(t, cmd)
-	f.Close()
 	if _, err := client.New(path).Health(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestInheritedSockets is how the service runs: both sockets are systemd's, in a directory
+// that the daemon may not write in.
+func TestInheritedSockets(t *testing.T) {
+	dir, run := stateDir(t), stateDir(t)
+	if err := os.Mkdir(filepath.Join(run, "resume"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	admin, resume := filepath.Join(run, "secretd.sock"), filepath.Join(run, "resume", "secretd.sock")
+	files := []*os.File{given(t, resume), given(t, admin)}
+	if err := os.Chmod(run, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	cmd := command(t, "--state", dir, "--socket", admin)
+	cmd.Env = append(cmd.Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=resume:admin")
+	cmd.ExtraFiles = files
+	serving(t, cmd)
+	c := client.New(admin)
+	if _, err := c.Health(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Resume(t.Context(), strings.Repeat("0", 64)); !errors.Is(err, api.ErrUnknown) && !errors.Is(err, api.ErrDenied) {
+		t.Fatalf("a token of nobody: %v", err)
+	}
+	if err := client.New(resume).Bind(t.Context(), "a", "KEY", api.Binding{}); err == nil {
+		t.Fatal("the resume socket takes admin verbs")
+	}
+	t.Run("it refuses names that it does not know", func(t *testing.T) {
+		cmd := command(t, "--state", stateDir(t))
+		cmd.Env = append(cmd.Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=resume:other")
+		cmd.ExtraFiles = files
+		refuses(t, cmd, exitError, "FileDescriptorName=")
+	})
 }
 
 func TestBadInput(t *testing.T) {

@@ -35,7 +35,7 @@ const syncPause = time.Second
 type Event struct {
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time"`
-	// Verb is set, delete, bind, grant, resume, expose, resolve, end, rekey or accept
+	// Verb is set, delete, bind, grant, resume, expose, resolve, end, rekey, backup, restore or accept
 	// (of a store that was rolled back).
 	Verb  string `json:"verb"`
 	Agent string `json:"agent,omitempty"`

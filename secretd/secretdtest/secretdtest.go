@@ -47,7 +47,7 @@ func (d *Daemon) start() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	sockets, err := secretd.Listen(d.Socket, nil)
+	sockets, err := secretd.Listen(d.Socket, secretd.Sockets{})
 	if err != nil {
 		daemon.Close()
 		d.t.Fatal(err)

@@ -66,15 +66,22 @@ func ensure(path string) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	return Create(path, rand.Text(), nil)
+}
+
+// Create makes a store at path, of the name id, that fill has put records into; nil puts
+// none. It is there wholly or not at all, and the error wraps fs.ErrExist when something
+// was there before.
+func Create(path, id string, fill func(*Store) error) error {
 	temporary := path + ".new-" + rand.Text()[:8]
 	defer os.Remove(temporary)
-	if err := create(temporary); err != nil {
+	if err := create(temporary, id, fill); err != nil {
 		return err
 	}
 	return private.Publish(temporary, path)
 }
 
-func create(path string) error {
+func create(path, id string, fill func(*Store) error) error {
 	db, err := open(path)
 	if err != nil {
 		return err
@@ -87,8 +94,11 @@ func create(path string) error {
 		if _, err := tx.CreateBucket(recordBucket); err != nil {
 			return err
 		}
-		return meta.Put(idKey, []byte(rand.Text()))
+		return meta.Put(idKey, []byte(id))
 	})
+	if err == nil && fill != nil {
+		err = fill(&Store{db: db, id: id})
+	}
 	return errors.Join(err, db.Sync(), db.Close())
 }
 
