@@ -389,7 +389,7 @@ func (h *requestHead) appendTo(dst []byte, t *swap.Target, plan *swap.Plan, narr
 	}
 	switch {
 	case h.websocket:
-		dst = append(dst, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
+		dst = h.appendOffers(append(dst, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...))
 	case h.trailers:
 		dst = append(dst, "Connection: TE\r\nTE: trailers\r\n"...)
 	}

@@ -24,7 +24,6 @@ type responseHead struct {
 	codings  int  // Content-Encoding fields
 	upgrade  bool // Upgrade: websocket and Connection: upgrade
 	wsAccept []byte
-	wsOption bool // Sec-WebSocket-Extensions is there
 }
 
 // parse reads a whole head, as headEnd delimits it. method is the request's.
@@ -98,8 +97,6 @@ func (h *responseHead) interpret(method []byte) *swap.Refusal {
 			upgrade = foldEqual(value, "websocket")
 		case fieldWSAccept:
 			h.wsAccept = value
-		case fieldWSExtensions:
-			h.wsOption = true
 		}
 	}
 	h.close = h.close && !keep || lengths > 0 && chunked > 0
@@ -179,8 +176,10 @@ func (h *responseHead) appendTo(dst []byte, body int, decoded, close bool) []byt
 // agent around the proxy.
 func (h *responseHead) forwards(id fieldID, decoded bool) bool {
 	switch id {
-	case fieldConnection, fieldHop, fieldUpgrade, fieldDropped, fieldAltSvc, fieldWSExtensions:
+	case fieldConnection, fieldHop, fieldUpgrade, fieldDropped, fieldAltSvc:
 		return false
+	case fieldWSExtensions:
+		return h.status == http.StatusSwitchingProtocols // checked there
 	case fieldContentLength:
 		// 1xx and 204 have none (RFC 9110 §8.6); beside chunked it would be a
 		// second opinion.

@@ -144,7 +144,7 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("the key is in %q", out)
 		}
 		for len(out) > 0 {
-			size, length, ok := parseFrame(out)
+			size, length, ok := parseFrame(out, 0)
 			if !ok || size == 0 {
 				t.Fatalf("%q became malformed at %q", b, out)
 			}

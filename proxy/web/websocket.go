@@ -51,10 +51,11 @@ func (h *requestHead) validWebSocket() bool {
 }
 
 // switchProtocols opens the tunnel after a valid 101 of n bytes, and only then:
-// what the client sent early has waited in its buffer. Extensions were asked
-// away, since compressed frames cannot be searched.
+// what the client sent early has waited in its buffer. Of extensions only
+// permessage-deflate may have been chosen, which the search knows how to undo.
 func (r *h1relay) switchProtocols(n int) (keep bool, fault *swap.Refusal, err error) {
-	if !r.req.websocket || !r.res.upgrade || r.res.wsOption || string(r.res.wsAccept) != string(r.accept[:]) {
+	deflated, ok := r.negotiated()
+	if !ok || !r.req.websocket || !r.res.upgrade || string(r.res.wsAccept) != string(r.accept[:]) {
 		return false, faultSwitch, nil
 	}
 	if r.watch.disarm() {
@@ -66,11 +67,12 @@ func (r *h1relay) switchProtocols(n int) (keep bool, fault *swap.Refusal, err er
 	if err := r.flush(); err != nil {
 		return false, nil, err
 	}
-	return false, nil, r.tunnel()
+	return false, nil, r.tunnel(deflated)
 }
 
-// tunnel relays both directions until one ends, then ends the other.
-func (r *h1relay) tunnel() error {
+// tunnel relays both directions until one ends, then ends the other. What the client
+// says passes as it is, compressed or not: no key is put into frames.
+func (r *h1relay) tunnel(deflated *deflate) error {
 	fromClient := make(chan int64, 1)
 	go func() {
 		n := relayBytes(r.up.conn, &r.in)
@@ -81,7 +83,7 @@ func (r *h1relay) tunnel() error {
 	if r.s.set.Empty() {
 		r.event.Received += relayBytes(r.in.conn, &r.up)
 	} else {
-		err = r.relayFrames()
+		err = r.relayFrames(deflated)
 	}
 	r.in.conn.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // ends the other direction
 	r.event.Sent += <-fromClient
@@ -108,14 +110,22 @@ func relayBytes(dst io.Writer, w *window) (sent int64) {
 
 // relayFrames redacts what the server says. An end between frames is the
 // server's; a frame that breaks the protocol ends the tunnel.
-func (r *h1relay) relayFrames() error {
-	f := frames{stream: r.s.set.Stream(), value: r.s.set.Value}
+func (r *h1relay) relayFrames(deflated *deflate) error {
+	f := frames{stream: r.s.set.Stream(), value: r.s.set.Value, deflate: deflated != nil}
+	u := unpacker{relay: r, f: &f, forgets: f.deflate && deflated.forgets}
+	defer u.wipe()
 	for {
 		var n int
 		var ok bool
 		r.back, n, ok = f.redact(r.back, r.up.bytes())
 		r.up.consume(n)
 		r.event.Received += int64(n)
+		if ok && f.packed {
+			if err := u.message(); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := r.flush(); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ var errFrame = errors.New("the upstream sent a malformed WebSocket frame")
 // Parts of a frame's first two bytes (RFC 6455 §5.2).
 const (
 	wsFinal    = 0x80
+	wsPacked   = 0x40 // RSV1: the message is compressed (RFC 7692 §6)
 	wsReserved = 0x70
 	wsOpcode   = 0x0f
 	wsMasked   = 0x80
@@ -22,27 +23,31 @@ const (
 	maxControl = 125 // bytes of a control frame's payload
 )
 
-// frames redacts the frames of a server, which are unmasked and, without
-// extensions, have no reserved bits. Data of any size stream through. A key may
-// be split over the frames of a message, so a frame that is not its message's
-// last goes out in as many pieces as the redactor gives out (an intermediary may
-// do that, RFC 6455 §5.4); all other frames keep their size.
+// frames redacts the frames of a server, which are unmasked and have no reserved
+// bits but the one of a negotiated permessage-deflate. Data of any size stream
+// through. A key may be split over the frames of a message, so a frame that is not
+// its message's last goes out in as many pieces as the redactor gives out (an
+// intermediary may do that, RFC 6455 §5.4); all other frames keep their size. Of a
+// compressed message only the headers are read here, see unpacker.
 type frames struct {
-	stream *redact.Stream
-	value  func([]byte) []byte
-	tmp    []byte
+	stream  *redact.Stream
+	value   func([]byte) []byte
+	deflate bool // permessage-deflate was negotiated
+	tmp     []byte
 
 	left   int64 // payload of the current data frame that has not come
 	final  bool  // of the current data frame
 	inside bool  // a message is unfinished
+	packed bool  // the message is compressed
 	opcode byte  // of the message, 0 once a frame of it went out
 }
 
 // redact appends to dst what can go out of what b begins with, and returns how
-// much of b that was.
+// much of b that was. It stops behind the header of a compressed frame, which the
+// caller takes from there.
 func (f *frames) redact(dst, b []byte) (out []byte, n int, ok bool) {
 	for {
-		if f.left > 0 {
+		if f.left > 0 && !f.packed {
 			m := int(min(f.left, int64(len(b)-n)))
 			if m == 0 {
 				return dst, n, true
@@ -52,7 +57,7 @@ func (f *frames) redact(dst, b []byte) (out []byte, n int, ok bool) {
 			n += m
 			continue
 		}
-		size, length, ok := parseFrame(b[n:])
+		size, length, ok := parseFrame(b[n:], f.reserved())
 		if !ok {
 			return dst, n, false
 		}
@@ -73,8 +78,18 @@ func (f *frames) redact(dst, b []byte) (out []byte, n int, ok bool) {
 		if dst, ok = f.begin(dst, first, length); !ok {
 			return dst, n, false
 		}
-		n += size
+		if n += size; f.packed {
+			return dst, n, true
+		}
 	}
+}
+
+// reserved returns the reserved bits that a frame may have.
+func (f *frames) reserved() byte {
+	if f.deflate {
+		return wsPacked
+	}
+	return 0
 }
 
 // begin starts a data frame.
@@ -84,11 +99,13 @@ func (f *frames) begin(dst []byte, first byte, length int64) ([]byte, bool) {
 		return dst, false
 	}
 	if opcode != 0 {
-		f.opcode = opcode
+		f.opcode, f.packed = opcode, first&wsPacked != 0
+	} else if first&wsPacked != 0 {
+		return dst, false
 	}
 	f.final, f.left = first&wsFinal != 0, length
 	f.inside = !f.final
-	if !f.final {
+	if !f.final || f.packed {
 		return dst, true
 	}
 	dst = appendFrame(dst, wsFinal|f.opcode, length+int64(f.stream.Held()))
@@ -118,8 +135,9 @@ func (f *frames) payload(dst, p []byte) []byte {
 }
 
 // parseFrame reads a frame's header: its size, 0 when it is not whole, and the
-// payload's length, in its shortest form as the protocol demands.
-func parseFrame(b []byte) (size int, length int64, ok bool) {
+// payload's length, in its shortest form as the protocol demands. allowed are the
+// reserved bits that a data frame may have.
+func parseFrame(b []byte, allowed byte) (size int, length int64, ok bool) {
 	if len(b) < 2 {
 		return 0, 0, true
 	}
@@ -127,7 +145,7 @@ func parseFrame(b []byte) (size int, length int64, ok bool) {
 	control := opcode&wsControl != 0
 	length = int64(b[1] &^ wsMasked)
 	switch {
-	case b[0]&wsReserved != 0, b[1]&wsMasked != 0:
+	case b[0]&wsReserved&^allowed != 0, control && b[0]&wsReserved != 0, b[1]&wsMasked != 0:
 		return 0, 0, false
 	case opcode > 2 && opcode < 8, opcode > 10:
 		return 0, 0, false
