@@ -13,10 +13,12 @@ const (
 	resetRate  = 64 // a second
 
 	// PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown and empty frames of one
-	// side (CVE-2019-9512 to 9518). Each DATA frame that we send to that side
-	// pays for two WINDOW_UPDATEs.
+	// side (CVE-2019-9512 to 9518). What we send to that side pays for its
+	// WINDOW_UPDATEs: Go's clients and servers send two for every 4 KiB that they
+	// read, so a DATA frame pays for two and for one more each updateBytes.
 	controlBurst = 2048
 	controlRate  = 256
+	updateBytes  = 1 << 10
 )
 
 // bucket is a token bucket. It is not safe for concurrent use.
@@ -51,3 +53,6 @@ func (b *bucket) fill(now time.Time) {
 }
 
 func (b *bucket) earn(n int64) { b.tokens = min(b.tokens+n, b.burst) }
+
+// sent pays for the WINDOW_UPDATEs that n bytes of DATA bring back.
+func (b *bucket) sent(n int64) { b.earn(2 + n/updateBytes) }

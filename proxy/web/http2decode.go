@@ -116,7 +116,7 @@ func (d *h2decoder) send(p []byte, last bool) bool {
 		n := min(int64(len(out)), d.room())
 		r.client.out.data(d.st.id, out[:n], false)
 		r.client.window -= n
-		r.client.control.earn(2)
+		r.client.control.sent(n)
 		d.st.window -= n
 		out = out[n:]
 		r.mu.Unlock()

@@ -172,7 +172,7 @@ func (r *h2relay) clientData(ctx context.Context, f *http2.DataFrame) error {
 	if st.held != nil {
 		return r.holdData(ctx, st, p, f.StreamEnded())
 	}
-	r.upstream.control.earn(2)
+	r.upstream.control.sent(int64(len(p)))
 	r.sendData(st, p, f.StreamEnded())
 	r.regrant()
 	if len(st.queue) == 0 {
@@ -245,7 +245,7 @@ func (r *h2relay) relayData(st *h2stream, p []byte) {
 	n := int64(r.client.out.endPayload(at))
 	r.client.out.endData(at, st.upstreamDone)
 	r.client.window -= n
-	r.client.control.earn(2)
+	r.client.control.sent(n)
 	st.window -= n
 	r.closeDone(st)
 }

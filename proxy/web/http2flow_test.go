@@ -155,3 +155,37 @@ func TestHTTP2UpstreamAnswersAndCloses(t *testing.T) {
 		t.Errorf("got %d %q, %v", res.StatusCode, got, err)
 	}
 }
+
+// TestHTTP2SmallReads: who reads 4 KiB at a time, as fast as he can, widens two windows for each, which is no flood.
+func TestHTTP2SmallReads(t *testing.T) {
+	const size = 32 << 20
+	small := func(r io.Reader) (n int64, err error) {
+		for buf := make([]byte, 4<<10); err == nil; {
+			var m int
+			m, err = r.Read(buf)
+			n += int64(m)
+		}
+		return n, err
+	}
+	rig := newH2Rig(t)
+	rig.handle(func(w http.ResponseWriter, r *http.Request) {
+		if n, err := small(r.Body); n != size || err != io.EOF {
+			t.Errorf("upload: %d bytes, %v", n, err)
+		}
+		io.Copy(w, io.LimitReader(new(pattern), size))
+	})
+	for _, key := range []bool{false, true} {
+		req := newRequest(t, "POST", "/", io.LimitReader(new(pattern), size))
+		if key {
+			keyed(req)
+		}
+		res, err := rig.client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := small(res.Body); n != size || err != io.EOF {
+			t.Errorf("download, key %v: %d bytes, %v", key, n, err)
+		}
+		res.Body.Close()
+	}
+}
