@@ -30,7 +30,7 @@ func (s *Swapper) WantsBody(t *Target, fields []Field) bool {
 	if s.signs && needsHash(fields) && s.bindsKind(t, api.UseSigV4) {
 		return true
 	}
-	if !s.bodies {
+	if !s.bodies || s.signs && streamed(fields) {
 		return false
 	}
 	switch form, _ := contentForm(fields); form {

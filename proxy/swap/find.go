@@ -19,6 +19,8 @@ const (
 	misfit                   // a known placeholder among other text
 	exact                    // a placeholder, in a form that can be swapped
 	badSignature             // a signature that names a placeholder, but was not made with one
+	badScheme                // a signature with a placeholder, of a kind that is not made anew
+	badStream                // a good signature of a content whose own signatures are of such a kind
 )
 
 // finding is one credential field.

@@ -97,6 +97,8 @@ func (s *Swapper) refuse(t *Target, f *finding, strict *entry) *Refusal {
 		return s.unknown(f)
 	case badSignature:
 		return s.unsigned(f)
+	case badScheme, badStream:
+		return s.unknownScheme(f)
 	case misfit:
 		return s.place(t, f, f.about)
 	case exact:

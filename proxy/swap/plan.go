@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/superserve/superserve/proxy/redact"
+	"github.com/superserve/superserve/proxy/web/sign"
 	"github.com/superserve/superserve/secretd/api"
 )
 
@@ -17,6 +18,7 @@ type Plan struct {
 	Secrets []Used
 
 	target, body rewrite
+	chunks       func() *sign.Chunks
 }
 
 // rewrite is a text with placeholders in it, by rising offset.
@@ -69,6 +71,15 @@ func (p *Plan) Body() bool { return p != nil && p.body.parts != nil }
 
 // AppendBody appends the content with its real keys, without a content coding.
 func (p *Plan) AppendBody(dst []byte) []byte { return p.body.appendTo(dst) }
+
+// Chunks returns what signs the parts of the content anew, nil where they have no
+// signatures of their own. p may be nil. The caller closes it.
+func (p *Plan) Chunks() *sign.Chunks {
+	if p == nil || p.chunks == nil {
+		return nil
+	}
+	return p.chunks()
+}
 
 // worstEscape is the largest growth of a writer in bytes per byte: \u0000.
 const worstEscape = 6
@@ -182,12 +193,15 @@ func newPlan(found []finding) *Plan {
 func (p *Plan) take(f *finding, found []finding) {
 	switch {
 	case f.signing != nil && f.site == atTarget:
+		parts, _ := f.sign(slices.Clone(found)) // a URL signs no content
 		p.target.text = f.value
-		p.target.parts = append(p.target.parts, f.sign(slices.Clone(found))...)
+		p.target.parts = append(p.target.parts, parts...)
 		p.target.sort()
 		return
 	case f.signing != nil:
-		e := Edit{Index: f.index, many: rewrite{f.value, f.sign(slices.Clone(found))}}
+		var parts []part
+		parts, p.chunks = f.sign(slices.Clone(found))
+		e := Edit{Index: f.index, many: rewrite{f.value, parts}}
 		e.many.sort()
 		p.Edits = append(p.Edits, e)
 		return

@@ -32,6 +32,8 @@ const (
 	ReasonUnavailable = "credential_unavailable"
 	// ReasonSignature: a signature names a placeholder, but was not made with one.
 	ReasonSignature = "credential_signature"
+	// ReasonScheme: a signature of a kind that is not made anew.
+	ReasonScheme = "credential_scheme"
 	// ReasonInvalid: the stored value cannot stand in that field.
 	ReasonInvalid = "credential_invalid"
 )
@@ -136,6 +138,15 @@ func (s *Swapper) unknown(f *finding) *Refusal {
 func (s *Swapper) unsigned(f *finding) *Refusal {
 	return forbid(ReasonSignature, f.about, "the signature in "+f.name+" was not made with the placeholder of its secret key",
 		"use access key and secret key of one environment, as they are now")
+}
+
+func (s *Swapper) unknownScheme(f *finding) *Refusal {
+	if f.kind == badStream {
+		return forbid(ReasonScheme, f.parts[f.count-1].entry, "the content's own signatures are of a kind that cannot be made anew with the real key",
+			"sign it as one content, or in chunks with AWS4-HMAC-SHA256")
+	}
+	return forbid(ReasonScheme, f.about, "the signature in "+f.name+" is of a kind that cannot be made anew with the real key",
+		"sign with AWS Signature Version 4 (AWS4-HMAC-SHA256), not SigV4A or Version 2")
 }
 
 func (s *Swapper) foreign(t *Target, f *finding, e *entry) *Refusal {

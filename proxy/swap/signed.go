@@ -20,7 +20,8 @@ const (
 type signing struct {
 	v4      sign.V4
 	request sign.Request
-	host    string // as it is sent
+	host    string      // as it is sent
+	stream  sign.Stream // of the content
 }
 
 // pairedSecret is the name of the secret key that belongs to an access key's id.
@@ -30,7 +31,19 @@ func pairedSecret(name string) string {
 
 // signs reports whether a value is an AWS signature, in so far as its scheme says.
 func signs(value []byte) bool {
-	return len(value) > len(sign.Algorithm) && string(value[:len(sign.Algorithm)]) == sign.Algorithm
+	const second = "AWS " // Signature Version 2
+	return bytes.HasPrefix(value, []byte(sign.AnyVersion)) || bytes.HasPrefix(value, []byte(second))
+}
+
+// streamed reports whether a request says that its content has signatures of its own,
+// and so is not read before it is sent.
+func streamed(fields []Field) bool {
+	for i := range fields {
+		if equalFold(fields[i].Name, payloadField) {
+			return sign.StreamOf(string(fields[i].Value)) != sign.Whole
+		}
+	}
+	return false
 }
 
 // needsHash reports whether the signature of a request covers a hash of its content
@@ -50,7 +63,9 @@ func needsHash(fields []Field) bool {
 func (s *Swapper) examineSigned(f *finding, t Target, q Request) {
 	v4, ok := sign.ParseField(f.value, string(first(q.values("x-amz-date"))))
 	if !ok {
-		s.examineText(f)
+		if s.examineText(f); f.kind == misfit && !bytes.HasPrefix(f.value, []byte(sign.Algorithm+" ")) {
+			f.kind = badScheme
+		}
 		return
 	}
 	s.verify(f, &t, &q, v4)
@@ -58,11 +73,15 @@ func (s *Swapper) examineSigned(f *finding, t Target, q Request) {
 
 // findPresigned finds a signature in the query, and the session token beside it.
 func (s *Swapper) findPresigned(found []finding, t *Target, q *Request) []finding {
+	f := finding{site: atTarget, name: "the query", value: q.Target, use: api.Use{Kind: api.UseSigV4}}
 	v4, ok := sign.ParseQuery(q.Target)
 	if !ok {
+		if s.Marked(q.Target) && !bytes.Contains(q.Target, []byte("X-Amz-Algorithm="+sign.Algorithm+"&")) {
+			f.kind = badScheme
+			found = append(found, f)
+		}
 		return found
 	}
-	f := finding{site: atTarget, name: "the query", value: q.Target, use: api.Use{Kind: api.UseSigV4}}
 	s.verify(&f, t, q, v4)
 	token := api.Use{Kind: api.UseQuery, Arg: tokenParam}
 	from := bytes.IndexByte(q.Target, '?') + 1
@@ -81,7 +100,7 @@ func (s *Swapper) findPresigned(found []finding, t *Target, q *Request) []findin
 func (s *Swapper) verify(f *finding, t *Target, q *Request, v4 sign.V4) {
 	access := s.entries[v4.Access]
 	r := sign.Request{Method: q.Method, Target: q.Target, Header: q.values}
-	payloads, streaming := v4.Payloads(first(q.values(payloadField)), q.Content)
+	payloads := v4.Payloads(first(q.values(payloadField)), q.Content)
 	f.kind = own
 	if access != nil || s.Marked(f.value) {
 		f.kind, f.about = badSignature, access
@@ -91,18 +110,19 @@ func (s *Swapper) verify(f *finding, t *Target, q *Request, v4 sign.V4) {
 		f.parts[0] = part{entry: access, use: api.Use{Kind: api.UseSigV4}}
 		return
 	}
-	if streaming {
-		return
-	}
 	for e := range s.at(t) {
 		if !e.signs || !strings.Contains(e.Name, "SECRET") || access != nil && pairedSecret(access.Name) != e.Name {
 			continue
 		}
 		for _, r.Payload = range payloads {
-			if v4.Verify(&r, []byte(e.Placeholder)) {
-				f.takeSignature(access, e, &signing{v4: v4, request: r, host: authority(t)})
-				return
+			if !v4.Verify(&r, []byte(e.Placeholder)) {
+				continue
 			}
+			g := &signing{v4: v4, request: r, host: authority(t), stream: sign.StreamOf(r.Payload)}
+			if f.takeSignature(access, e, g); g.stream == sign.OtherStream || g.stream != sign.Whole && v4.Presigned {
+				f.kind = badStream
+			}
+			return
 		}
 	}
 }
@@ -120,10 +140,10 @@ func (f *finding) takeSignature(access, secret *entry, g *signing) {
 	f.count++
 }
 
-// sign returns the parts of a text that make its signature the real one.
-func (f *finding) sign(found []finding) []part {
+// sign returns the parts of a text that make its signature the real one, and, where the
+// content has signatures of its own, what makes those.
+func (f *finding) sign(found []finding) (parts []part, chunks func() *sign.Chunks) {
 	g := f.signing
-	var parts []part
 	if f.count == 2 {
 		parts = append(parts, f.parts[0])
 	}
@@ -145,8 +165,12 @@ func (f *finding) sign(found []finding) []part {
 		request.Target = w.appendTo(nil)
 		defer clear(request.Target)
 	}
-	secret := f.parts[f.count-1].secret
-	return append(parts, constant(f.value, v4.Signature, v4.Sign(&request, secret())))
+	secret, placeholder := f.parts[f.count-1].secret, f.parts[f.count-1].Placeholder
+	seed := v4.Sign(&request, secret())
+	if g.stream != sign.Whole {
+		chunks = func() *sign.Chunks { return g.v4.NewChunks(g.stream, []byte(placeholder), secret(), seed) }
+	}
+	return append(parts, constant(f.value, v4.Signature, seed)), chunks
 }
 
 // header returns the fields as they are sent upstream.

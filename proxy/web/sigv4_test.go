@@ -60,7 +60,7 @@ func TestSignedRequests(t *testing.T) {
 	verify := func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		v, ok := sign.ParseField([]byte(r.Header.Get("Authorization")), r.Header.Get("X-Amz-Date"))
-		payloads, _ := v.Payloads(nil, body)
+		payloads := v.Payloads(nil, body)
 		q := &sign.Request{Method: r.Method, Target: []byte(r.URL.RequestURI()), Header: headerOf(r), Payload: payloads[0]}
 		if !ok || v.Access != awsRealID || !v.Verify(q, []byte(awsRealSecret)) {
 			http.Error(w, "SignatureDoesNotMatch "+v.Access, http.StatusForbidden)
@@ -74,7 +74,7 @@ func TestSignedRequests(t *testing.T) {
 			req.Header.Set("X-Amz-Date", date)
 			req.Header.Set("Accept-Encoding", "gzip, br")
 			v := sign.V4{Access: awsID, Scope: scope, Time: date, Signed: []string{"accept-encoding", "host", "x-amz-date"}}
-			payloads, _ := v.Payloads(nil, []byte(body))
+			payloads := v.Payloads(nil, []byte(body))
 			signature := v.Sign(&sign.Request{Method: "POST", Target: []byte("/a/b?c=d"), Header: headerOf(req), Payload: payloads[0]}, []byte(awsSecret))
 			req.Header.Set("Authorization", sign.Algorithm+" Credential="+awsID+"/"+scope+", SignedHeaders="+strings.Join(v.Signed, ";")+", Signature="+signature)
 			res, err := c.Do(req)

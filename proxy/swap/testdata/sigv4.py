@@ -2,13 +2,24 @@
 signs the same ones with the real keys. Run it with Debian's python3-botocore."""
 import datetime
 import json
+import types
 
 import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 
 NOW = datetime.datetime(2026, 11, 23, 12, 0, 0)
+
+class Clock(datetime.datetime):
+    """The clock of botocore, old (Debian 12's) and new."""
+
+    @classmethod
+    def utcnow(cls):
+        return NOW
+
+
 botocore.auth.get_current_datetime = lambda *a, **k: NOW
+botocore.auth.datetime = types.SimpleNamespace(datetime=Clock)
 
 FAKE = ("AKIA7aRkEr99accessaccessaccessaccess", "ssv_7aRkEr99secretsecretsecretsecretsecret", "ssv_7aRkEr99tokentokentokentokentoken")
 REAL = ("AKIAREALREALREALREAL", "real/Secret+Key/of/forty/characters/xxxx", "FwoGZXIvYXdzEREAL//token+==")
@@ -27,6 +38,7 @@ CASES = [
     ("sts presigned", "sts", "GET", "https://sts.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15", {"x-k8s-aws-id": "cluster"}, b"", "query"),
     ("dynamodb", "dynamodb", "POST", "https://dynamodb.eu-west-1.amazonaws.com/", {"X-Amz-Target": "DynamoDB_20120810.ListTables", "Content-Type": "application/x-amz-json-1.0"}, b"{}", "header"),
     ("lambda arn", "lambda", "POST", "https://lambda.us-east-1.amazonaws.com/2015-03-31/functions/arn%3Aaws%3Alambda%3Aus-east-1%3A1%3Afunction%3Af/invocations", {}, b'{"a":1}', "header"),
+    ("bedrock", "bedrock", "POST", "https://bedrock-runtime.us-east-1.amazonaws.com/model/us.anthropic.claude-sonnet-4-20250514-v1%3A0/invoke-with-response-stream", {"Content-Type": "application/json", "X-Amzn-Bedrock-Accept": "*/*"}, b'{"max_tokens":1}', "header"),
     ("a path with dots", "execute-api", "GET", "https://x.execute-api.us-east-1.amazonaws.com/a/./b/../c%20d//e/", {}, b"", "header"),
     ("spaces in a value", "execute-api", "GET", "https://x.execute-api.us-east-1.amazonaws.com/", {"X-Note": "a   b  c"}, b"", "header"),
 ]

@@ -14,6 +14,9 @@ import (
 // Algorithm is the scheme word of the signatures that are understood.
 const Algorithm = "AWS4-HMAC-SHA256"
 
+// AnyVersion begins the scheme words of AWS's signatures, whatever their version.
+const AnyVersion = "AWS4-"
+
 // Payload words that stand in place of a content's hash.
 const (
 	unsignedPayload = "UNSIGNED-PAYLOAD"
@@ -303,16 +306,18 @@ func decode(text []byte) []byte {
 }
 
 // Payloads returns what the payload of a signed request may be: the value of
-// x-amz-content-sha256, or, where there is none, the hash of body. streaming says that
-// the content is in signed chunks, whose signatures depend on the request's.
-func (v *V4) Payloads(contentHash []byte, body []byte) (payloads []string, streaming bool) {
+// x-amz-content-sha256, or, where there is none, the hash of body. That of a presigned
+// URL is mostly not known when it is signed.
+func (v *V4) Payloads(contentHash []byte, body []byte) (payloads []string) {
+	if v.Presigned {
+		payloads = []string{unsignedPayload, emptyHash}
+	}
 	switch {
 	case contentHash != nil:
-		word := string(contentHash)
-		return []string{word}, strings.HasPrefix(word, streamPrefix) && word != "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
-	case v.Presigned:
-		return []string{unsignedPayload, emptyHash}, false
+		payloads = append(payloads, string(contentHash))
+	case !v.Presigned:
+		sum := sha256.Sum256(body)
+		payloads = []string{hex.EncodeToString(sum[:])}
 	}
-	sum := sha256.Sum256(body)
-	return []string{hex.EncodeToString(sum[:])}, false
+	return payloads
 }
