@@ -43,8 +43,9 @@ const (
 //
 // The reader gives out data as soon as it can be decoded, so that a flushed stream
 // of events is not delayed; it returns all data that came before an error, and
-// ErrExpansion beyond 100 times the input. Decode itself reads nothing. When the
-// result is an io.Closer, Close frees its memory; it does not close r.
+// ErrExpansion beyond 100 times the input. Decode itself reads nothing. The first
+// Read of br or zstd may wait for its turn, and return ErrCrowd. When the result is
+// an io.Closer, Close frees its memory; it does not close r.
 func Decode(coding string, r io.Reader) (io.Reader, error) {
 	names, err := codings(coding)
 	if err != nil || len(names) == 0 {
@@ -140,6 +141,7 @@ type stage struct {
 	free func()
 	n    int64
 	err  error
+	wide bool // holds a token
 }
 
 func (s *stage) Read(p []byte) (int, error) {
@@ -158,6 +160,9 @@ func (s *stage) Read(p []byte) (int, error) {
 		err = io.EOF // the answer to a HEAD, or a 304, has a coding and no data
 	}
 	s.err = err
+	if err != nil {
+		s.release()
+	}
 	return n, err
 }
 
@@ -165,14 +170,25 @@ func (s *stage) open() (err error) {
 	switch s.name {
 	case "gzip":
 		s.r, err = gzip.NewReader(s.in)
-	case "br":
-		s.r = brotli.NewReader(s.in)
-	case "zstd":
-		err = s.openZstd()
+	case "br", "zstd":
+		err = s.openWide()
 	case "deflate":
 		s.r, err = openDeflate(s.in)
 	}
 	return err
+}
+
+// openWide opens a decoder with a window of its own, when it is its turn.
+func (s *stage) openWide() error {
+	if err := enterWide(); err != nil {
+		return err
+	}
+	s.wide = true
+	if s.name == "zstd" {
+		return s.openZstd()
+	}
+	s.r = brotli.NewReader(s.in)
+	return nil
 }
 
 func (s *stage) openZstd() error {
@@ -200,11 +216,20 @@ func openDeflate(in io.Reader) (io.Reader, error) {
 }
 
 func (s *stage) close() {
+	s.release()
+	if s.err == nil {
+		s.err = io.ErrClosedPipe
+	}
+}
+
+// release frees the decoder, which will not be read again.
+func (s *stage) release() {
 	if s.free != nil {
 		s.free()
 	}
 	s.r, s.free = nil, nil
-	if s.err == nil {
-		s.err = io.ErrClosedPipe
+	if s.wide {
+		leaveWide()
 	}
+	s.wide = false
 }

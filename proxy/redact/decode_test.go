@@ -156,6 +156,7 @@ func TestDecodeDoesNotWait(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer d.(io.Closer).Close()
 			for range 3 {
 				step <- struct{}{}
 				got := make([]byte, len("data: event\n\n"))
