@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 FLAGS   := -trimpath -ldflags '-s -w -X github.com/superserve/superserve/cli.version=$(VERSION)'
 ROOT    := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 
-.PHONY: help setup build generate test unit race e2e chaos crowd bench demo doctor vm lint vet clean
+.PHONY: help setup build deb generate test unit race e2e chaos crowd bench demo doctor vm lint vet clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ setup: ## install what the tests need (Debian 12; quick when it is there)
 
 build: ## bin/superserve (with gVisor inside) and bin/secretd, both static
 	go build $(FLAGS) -o bin/ ./cli/superserve ./cli/secretd
+
+deb: build ## the package: both programs, and secretd as a service (bin/*.deb)
+	@scripts/deb
 
 generate: ## compile the BPF programs again; a clean tree stays clean
 	@scripts/setup generate

@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +26,12 @@ const startPatience = 10 * time.Second
 
 // errNoSecretd means that there is no secretd to be started.
 var errNoSecretd = errors.New("secretd is not installed")
+
+// errServiceStopped means that secretd is a service here, which only the service manager starts.
+var errServiceStopped = errors.New("the service does not run")
+
+// serviceUser is who secretd runs as where it was installed as a package.
+const serviceUser = "superserve"
 
 // secretd returns a client of the running secretd. Where none runs it starts the one beside this
 // binary, as ssh-agent's and bazel's clients do, so that a new user types one command; under systemd
@@ -104,6 +112,9 @@ func startError(err error) error { return fmt.Errorf("start secretd: %w", err) }
 // startSecretd starts secretd in a session of its own, so that neither the terminal's Ctrl-C nor its
 // end reaches it, and waits for its first answer.
 func (p places) startSecretd(ctx context.Context, c *client.Client) error {
+	if owner := keeperUser(filepath.Join(p.state, "secretd")); owner != "" {
+		return fmt.Errorf("secretd runs as the user %s here: %w", owner, errServiceStopped)
+	}
 	binary, err := findSecretd()
 	if err != nil {
 		return err
@@ -124,6 +135,23 @@ func (p places) startSecretd(ctx context.Context, c *client.Client) error {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	return awaitSecretd(ctx, c, ended, log.Name())
+}
+
+// keeperUser returns the user that secretd runs as where it is a service, "" where it is not one.
+func keeperUser(dir string) string {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return ""
+	}
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	if int(owner) == os.Geteuid() {
+		return ""
+	}
+	u, err := user.LookupId(strconv.FormatUint(uint64(owner), 10))
+	if err != nil || u.Username != serviceUser {
+		return ""
+	}
+	return u.Username
 }
 
 // awaitSecretd waits until secretd answers, has ended or is too late.

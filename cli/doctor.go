@@ -214,17 +214,18 @@ func checkSecretd(ctx context.Context, p places) finding {
 // checkModes looks at what must not be another user's to change or read.
 func checkModes(p places) finding {
 	for _, want := range []struct {
-		name  string
-		never os.FileMode
+		name    string
+		never   os.FileMode
+		service bool // may belong to secretd's own user
 	}{
-		{p.state, 0o022}, {filepath.Join(p.state, "agents"), 0o022}, {filepath.Join(p.state, "runs"), 0o022},
-		{filepath.Join(p.state, "secretd"), 0o077}, {p.run, 0o022},
+		{p.state, 0o022, false}, {filepath.Join(p.state, "agents"), 0o022, false}, {filepath.Join(p.state, "runs"), 0o022, false},
+		{filepath.Join(p.state, "secretd"), 0o077, true}, {p.run, 0o022, false},
 	} {
 		info, err := os.Lstat(want.name)
 		if err != nil {
 			continue // made with the right modes when it is needed
 		}
-		if err := checkMode(info, want.never); err != nil {
+		if err := checkMode(info, want.never, want.service && keeperUser(want.name) != ""); err != nil {
 			return verdict("modes", "", fmt.Errorf("%s %w", want.name, err),
 				fmt.Sprintf("chown root:root %s && chmod %04o %s", want.name, info.Mode().Perm()&^want.never, want.name))
 		}
@@ -232,12 +233,12 @@ func checkModes(p places) finding {
 	return verdict("modes", p.state+" is root's alone", nil, "")
 }
 
-func checkMode(info os.FileInfo, never os.FileMode) error {
+func checkMode(info os.FileInfo, never os.FileMode, service bool) error {
 	owner := info.Sys().(*syscall.Stat_t).Uid
 	switch {
 	case info.Mode()&os.ModeSymlink != 0:
 		return fmt.Errorf("is a symlink")
-	case owner != 0 && owner != uint32(os.Geteuid()):
+	case owner != 0 && owner != uint32(os.Geteuid()) && !service:
 		return fmt.Errorf("belongs to user %d", owner)
 	case info.Mode().Perm()&never != 0:
 		return fmt.Errorf("has mode %04o", info.Mode().Perm())

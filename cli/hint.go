@@ -27,6 +27,7 @@ const seeDoctor = "see `superserve doctor`"
 var hints = []advice{
 	{errNotRoot, "run it with sudo"},
 	{errNoSecretd, "build it with `make build`, or put it beside superserve"},
+	{errServiceStopped, "sudo systemctl start superserve-secretd.socket superserve-secretd-resume.socket"},
 	{errShort, "take it all the same with --allow-short"},
 	{api.ErrVersion, "stop the running secretd and try again: superserve starts the one it came with"},
 	{api.ErrDenied, "run it with sudo, or join the group superserve"},
