@@ -28,6 +28,9 @@ func (f *runFlags) config(a *agent.Agent, m *agent.Manifest, p places) (sandbox.
 		Limits:  cgroup.Limits{Memory: m.Resources.Memory, CPU: m.Resources.CPUs, Pids: m.Resources.Pids},
 		Network: networkOf(m.Network),
 	}
+	for _, file := range m.Files {
+		cfg.Files = append(cfg.Files, sandbox.File(file))
+	}
 	if m.Image != "" {
 		return cfg, fmt.Errorf("%s: this release runs no images: unpack it and name the folder as rootfs", agent.ManifestName)
 	}

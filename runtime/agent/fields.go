@@ -22,7 +22,11 @@ func (m *Manifest) read(top *ast.MappingNode) error {
 		{"rootfs", text(&m.Rootfs, "rootfs")},
 		{"home", m.readHome},
 		{"resources", m.readResources},
+		{"files", m.readFiles},
 	})
+	if err == nil {
+		err = m.finishFiles()
+	}
 	if err != nil {
 		return err
 	}

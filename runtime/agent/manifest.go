@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/goccy/go-yaml/ast"
+
 	"github.com/superserve/superserve/secretd/api"
 )
 
@@ -34,6 +36,9 @@ type Manifest struct {
 	Rootfs    string   // a directory to be the root file system
 	Home      string   // "persist" or ""
 	Resources Resources
+	Files     []File // credential files, in the order of the manifest
+
+	unread *ast.MappingNode // of `files`, until the secrets are known
 }
 
 // Command is what an agent runs: a shell's line or an argument vector, never both.

@@ -30,6 +30,9 @@ network:
 env: {DEBUG: 1, MODE: fast, ON: true}
 mounts: ["/srv/data:/data:ro"]
 resources: {memory: 512M, cpus: 1.5, pids: 100, timeout: 10m}
+files:
+  ~/.netrc: "machine h login u password ${API_TOKEN}"
+  /workspace/.npmrc: {format: npmrc, secret: API_TOKEN}
 x-owner: {team: [a, b]}
 `
 
@@ -54,12 +57,16 @@ func TestParseReadsEveryKey(t *testing.T) {
 		Env:       map[string]string{"DEBUG": "1", "MODE": "fast", "ON": "true"},
 		Mounts:    []string{"/srv/data:/data:ro"},
 		Resources: Resources{Memory: 512 << 20, CPUs: 1.5, Pids: 100, Timeout: 10 * time.Minute},
+		Files: []File{
+			{"/home/agent/.netrc", "machine h login u password ${API_TOKEN}"},
+			{"/workspace/.npmrc", "registry=https://registry.npmjs.org/\n//registry.npmjs.org/:_authToken=${API_TOKEN}\n"},
+		},
 	}
 	got, err := Parse([]byte(full))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(want, got, cmpopts.EquateComparable(api.Pattern{})); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(api.Pattern{}), cmpopts.IgnoreUnexported(Manifest{})); d != "" {
 		t.Errorf("Parse -want +got\n%s", d)
 	}
 }
@@ -123,6 +130,15 @@ func TestParseFaults(t *testing.T) {
 		{"refuses a mount on the root", head + "mounts: ['/etc:/']\n", "superserve.yaml:3:10: mount"},
 		{"refuses a size", head + "resources: {memory: lots}\n", `superserve.yaml:3:21: 'memory': size "lots"`},
 		{"refuses an image beside a rootfs", head + "image: a\nrootfs: /b\n", "exclude each other"},
+		{"refuses a file elsewhere", head + "files:\n  /etc/passwd: x\n", "superserve.yaml:4:3: a file's path is ~/NAME or /workspace/NAME"},
+		{"refuses a file above the home", head + "files: {~/../x: y}\n", "superserve.yaml:3:9: a file's path"},
+		{"refuses a home as a file", head + "files: {~/: y}\n", "superserve.yaml:3:9: a file's path"},
+		{"refuses files inside each other", head + "files:\n  ~/a: x\n  ~/a/b: x\n", "superserve.yaml:5:3: '/home/agent/a' and '/home/agent/a/b' cannot both"},
+		{"refuses a file of an unknown secret", head + "files:\n  ~/a: ${NOPE}\n", "superserve.yaml:4:8: the file speaks of NOPE"},
+		{"refuses a file of an exposed secret", head + "files: {~/a: \"${A}\"}\nsecrets: [{name: A, expose: true}]\n", "superserve.yaml:3:14: A has 'expose'"},
+		{"refuses a template's syntax", head + "files: {~/a: \"${A\"}\n", "superserve.yaml:3:14: after ${"},
+		{"refuses an unknown format", head + "files: {~/a: {format: awz}}\n", "superserve.yaml:3:14: unknown format: there are aws"},
+		{"names the nearest key of a file", head + "files: {~/a: {formt: aws}}\n", "superserve.yaml:3:15: unknown key 'formt' in a file: did you mean 'format'?"},
 		{"refuses a flood of brackets", strings.Repeat("[", 30000), "nested too deeply"},
 		{"refuses a large file", strings.Repeat("#", maxManifest+1), "larger than 64 KiB"},
 	}

@@ -43,13 +43,14 @@ type Config struct {
 	IDs      IDs    // what the sandbox's ids are on the host
 	NetNS    string // path of the network namespace; "" leaves the spec without one
 
-	Rootfs    string  // a directory to use as the root instead of the host's tools
-	Project   string  // host directory for Workspace; "" is an empty one
-	Shared    bool    // writes to Workspace reach Project, or Changes
-	Changes   string  // with Shared: host directory that takes the writes in Project's place, see changes.Make; "" is none
-	Owner     *Owner  // to whom the agent's files in Project and Home belong; nil is the owner of each
-	Home      string  // host directory for Home; "" is a fresh one
-	Mounts    []Mount // further host files and directories
+	Rootfs    string   // a directory to use as the root instead of the host's tools
+	Project   string   // host directory for Workspace; "" is an empty one
+	Shared    bool     // writes to Workspace reach Project, or Changes
+	Changes   string   // with Shared: host directory that takes the writes in Project's place, see changes.Make; "" is none
+	Owner     *Owner   // to whom the agent's files in Project and Home belong; nil is the owner of each
+	Home      string   // host directory for Home; "" is a fresh one
+	Mounts    []Mount  // further host files and directories
+	Files     []string // of Process.Files: absolute, clean, below Home or Workspace, none inside another
 	Resolvers []string
 	Trust     []byte // PEM, trusted beside the host's roots and the run's CA
 }
@@ -64,6 +65,13 @@ type Process struct {
 	Path     []string // directories ahead of the usual ones in PATH
 	Dir      string   // under Workspace; "" is its top
 	Terminal bool     // its standard streams are a terminal
+	Files    []File   // files that it finds; exactly those that Config.Files names
+}
+
+// File is a small file of the agent's own, mode 0600.
+type File struct {
+	Path string
+	Data []byte
 }
 
 // Mount shows a file or directory of the host in the sandbox. Writes to it reach the host unless ReadOnly.
@@ -77,9 +85,10 @@ type Mount struct {
 // Its methods are safe for concurrent use. Close it when nothing started through it still runs.
 type Bundle struct {
 	cfg   Config
-	base  string   // where the bundle's tmpfs is mounted, in its namespace only
-	proc  Process  // set by WriteSpec
-	root  *os.Root // the root's own tmpfs, writable for us, read-only for gVisor
+	base  string              // where the bundle's tmpfs is mounted, in its namespace only
+	proc  Process             // set by WriteSpec
+	root  *os.Root            // the root's own tmpfs, writable for us, read-only for gVisor
+	files map[string]*os.File // of Config.Files by path, to be filled
 	calls chan call
 	done  chan struct{}
 	ns    *os.File
@@ -154,6 +163,9 @@ func (b *Bundle) thread(enter func() error, ready chan<- error) {
 }
 
 func (b *Bundle) release() {
+	for _, f := range b.files {
+		f.Close()
+	}
 	if b.root != nil {
 		b.root.Close()
 	}

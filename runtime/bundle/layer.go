@@ -53,6 +53,9 @@ func (b *Bundle) attachLayered(t *trees) error {
 	if err := os.Mkdir(at, 0o755); err != nil {
 		return err
 	}
+	if b.filesBelow(Workspace) {
+		lower = b.filesDir(Workspace) + ":" + lower
+	}
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,redirect_dir=off,metacopy=off,index=off,xino=off",
 		lower, filepath.Join(changes, UpperDir), filepath.Join(changes, workDir))
 	if err := unix.Mount("superserve", at, "overlay", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {

@@ -81,7 +81,7 @@ func (b *Bundle) buildRoot(t *trees) error {
 	if err := b.openRoot(); err != nil {
 		return err
 	}
-	for _, step := range []func(*trees) error{b.skeleton, b.attachTools, b.makeEtc, b.attachProject, b.attachShared, b.coverTrust} {
+	for _, step := range []func(*trees) error{b.skeleton, b.attachTools, b.makeEtc, b.makeFiles, b.attachProject, b.attachShared, b.coverTrust} {
 		if err := step(t); err != nil {
 			return err
 		}
@@ -199,6 +199,8 @@ func (b *Bundle) attachProject(t *trees) error {
 		return b.attachLayered(t)
 	case b.cfg.Shared:
 		return b.attachBeside(t.project, "workspace")
+	case b.filesBelow(Workspace):
+		return b.attachFilesOver(t)
 	}
 	return t.project.attach(b.inside(Workspace))
 }
@@ -208,6 +210,9 @@ func (b *Bundle) attachProject(t *trees) error {
 func (b *Bundle) attachShared(t *trees) error {
 	if t.home.f != nil {
 		if err := b.attachBeside(t.home, "home"); err != nil {
+			return err
+		}
+		if err := b.placeFiles(); err != nil {
 			return err
 		}
 	}

@@ -22,6 +22,9 @@ func (b *Bundle) WriteSpec(p Process) error {
 	if err := b.checkCommand(); err != nil {
 		return err
 	}
+	if err := b.fillFiles(p.Files); err != nil {
+		return err
+	}
 	return b.Do(b.writeSpec)
 }
 

@@ -46,6 +46,7 @@ type Config struct {
 	Owner     *Owner   // to whom the agent's files in Dir and Home belong; nil is the owner of each
 	Home      string   // host directory that is kept as the agent's home; "" is a fresh one
 	Mounts    []Mount  // further files and directories of the host
+	Files     []File   // files with placeholders that the agent finds
 	Path      []string // directories of the sandbox ahead of the usual ones in the agent's PATH
 	Rootfs    string   // directory to use as root file system; "" is the host's tools, read-only
 
@@ -78,6 +79,13 @@ type Network struct {
 
 // Mount shows a file or directory of the host in the sandbox. Writes to it reach the host unless ReadOnly.
 type Mount = bundle.Mount
+
+// File is a small file of the agent's own in which placeholders stand: ~/.netrc, say. It has mode 0600 and is neither in
+// Dir nor in Home on the host.
+type File struct {
+	Path string // absolute and clean, below bundle.Home, or below bundle.Workspace when that is not the real folder
+	Text string // ${NAME} is the placeholder of a secret; see package runtime/files
+}
 
 // Owner is a user of the host, with a group.
 type Owner = bundle.Owner
@@ -136,6 +144,9 @@ func (c *Config) complete() error {
 	}
 	if c.Changes && (!c.Workspace || !c.Logs || c.Dir == "") {
 		return fmt.Errorf("%w: changes of no workspace, or of a run that keeps nothing", errConfig)
+	}
+	if err := c.checkFiles(); err != nil {
+		return err
 	}
 	if err := c.findBinary(); err != nil {
 		return err

@@ -228,6 +228,7 @@ func (s *Sandbox) makeWorld() (err error) {
 		Owner:     s.cfg.Owner,
 		Home:      s.cfg.Home,
 		Mounts:    s.cfg.Mounts,
+		Files:     s.cfg.paths(),
 		Resolvers: []string{dns4.Addr().String()},
 		Trust:     s.cfg.UpstreamCA,
 	})
@@ -235,8 +236,12 @@ func (s *Sandbox) makeWorld() (err error) {
 }
 
 func (s *Sandbox) writeSpec() error {
+	files, err := s.renderFiles()
+	if err != nil {
+		return err
+	}
 	return s.world.WriteSpec(bundle.Process{
-		Command: s.cfg.Command, Env: s.environment(), Path: s.cfg.Path, Terminal: s.cfg.Terminal != nil,
+		Command: s.cfg.Command, Env: s.environment(), Path: s.cfg.Path, Terminal: s.cfg.Terminal != nil, Files: files,
 	})
 }
 
