@@ -19,6 +19,7 @@ const (
 	gemini   = "AIza7aRkEr99geminigeminigeminigeminigemini"
 	second   = "ssv_7aRkEr99secondsecondsecondsecondsecond"
 	telegram = "ssv_7aRkEr99telegramtelegramtelegramtelegram"
+	bot      = "5551234567:7aRkEr99botbotbotbotbotbotbotbotbot"
 	webhook  = "https://hooks.slack.com/7aRkEr99webhookwebhookwebhookwebhook"
 	session  = "ssv_7aRkEr99sessionsessionsessionsession"
 	client   = "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ient"
@@ -34,6 +35,7 @@ func placeEntries(t testing.TB) []api.Entry {
 		bind("GEMINI_API_KEY", gemini, "api.gemini.com", "header:x-goog-api-key", "query:key"),
 		bind("SECOND", second, "api.gemini.com", "query:sig", "form:sig"),
 		bind("TELEGRAM", telegram, "api.telegram.org", "path"),
+		bind("BOT", bot, "bot.telegram.org", "path"),
 		bind("HOOK", webhook, "hooks.slack.com", "path"),
 		bind("SESSION", session, "www.site.com", "cookie:sid"),
 		bind("CLIENT", client, "auth.site.com", "form:client_secret", "json:client_secret", "json:auth.token", "bearer"),
@@ -46,7 +48,7 @@ func placeEntries(t testing.TB) []api.Entry {
 func placeSource() *values {
 	return &values{
 		of: map[string]string{
-			gemini: "AIza-REAL+1", second: "sec=ond&2", telegram: "123:REAL/x", open: "own-REAL",
+			gemini: "AIza-REAL+1", second: "sec=ond&2", telegram: "123:REAL/x", open: "own-REAL", bot: "77:REAL-bot",
 			webhook: "https://hooks.slack.com/services/T0/B0/REAL%2F?a=b", session: "s3ss-REAL", client: "GOCSPX-REAL\"\n",
 		},
 		errs: map[string]error{gone: api.ErrRevoked},
@@ -87,6 +89,8 @@ func TestTargets(t *testing.T) {
 		{"changes nothing when it is revoked", "auth.site.com", "/?other=" + gone, ReasonRevoked},
 		{"swaps a path", "api.telegram.org", "/bot" + telegram + "/getMe?q=" + telegram, "/bot123:REAL%2Fx/getMe?q=" + telegram},
 		{"swaps an encoded path", "api.telegram.org", "/a%20b/bot%73sv%5f" + telegram[4:] + "/getMe", "/a%20b/bot123:REAL%2Fx/getMe"},
+		{"swaps a bot's own shape", "bot.telegram.org", "/bot" + bot + "/getMe", "/bot77:REAL-bot/getMe"},
+		{"swaps it encoded", "bot.telegram.org", "/file/bot" + strings.Replace(bot, ":", "%3A", 1) + "/x", "/file/bot77:REAL-bot/x"},
 		{"refuses two of a path", "api.telegram.org", "/" + telegram + "/" + telegram, ReasonDuplicate},
 		{"leaves another secret in a path", "api.telegram.org", "/bot" + gemini, "/bot" + gemini},
 		{"swaps a webhook", "hooks.slack.com", token, "/services/T0/B0/REAL%2F?a=b"},

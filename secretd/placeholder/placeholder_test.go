@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -90,6 +91,23 @@ func TestMintURL(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestMintTelegram wants the shape that Telegram's clients check before they send anything.
+func TestMintTelegram(t *testing.T) {
+	shape := regexp.MustCompile(`^[1-9][0-9]{9}:[A-Za-z0-9_-]{35}$`)
+	for _, name := range []string{"TELEGRAM_BOT_TOKEN", "MY_BOT"} {
+		marker := NewMarker()
+		got, err := Mint(marker, name, []byte("1234567890:AAF-zQ9_zQ9-zQ9_zQ9-zQ9_zQ9-zQ9_zQ9"))
+		if err != nil || !shape.MatchString(got) || Marker(got) != marker || strings.HasPrefix(got, "123456") {
+			t.Errorf("%s: got %q, marker %q; want %q, %v", name, got, Marker(got), marker, err)
+		}
+	}
+	for _, other := range []string{"12:AAF-zQ9_zQ9-zQ9_zQ9-zQ9_zQ9-zQ9_zQ9", "user:a password of thirty-five letters", "1234567890:short"} {
+		if got, err := Mint(NewMarker(), "X", []byte(other)); err != nil || strings.Contains(got, ":") {
+			t.Errorf("%q: got %q, %v", other, got, err)
+		}
 	}
 }
 
