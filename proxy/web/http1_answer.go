@@ -80,13 +80,15 @@ func (r *h1relay) complete(keep bool) bool {
 
 // blame finds out why an answer failed while the request was being sent.
 func (r *h1relay) blame(fault *swap.Refusal, err error) (*swap.Refusal, error) {
-	select {
-	case <-r.upload.done:
-		r.upload.done <- struct{}{}
-		r.upload.join()
-	default:
-		return fault, err // the upstream's doing: the upload still runs
+	if !r.upload.failed.Load() {
+		select {
+		case <-r.upload.done:
+			r.upload.done <- struct{}{}
+		default:
+			return fault, err // the upstream's doing: the upload still runs
+		}
 	}
+	r.upload.join()
 	switch {
 	case r.upload.ref != nil:
 		return r.upload.ref, nil

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/superserve/superserve/proxy/swap"
+	"github.com/superserve/superserve/proxy/web/sign"
 )
 
 // send writes the request's head, with as much of its body as is here already,
@@ -26,10 +27,12 @@ func (r *h1relay) send(plan *swap.Plan) *swap.Refusal {
 	if plan.Body() {
 		clear(content)
 	}
-	out, more, ok := r.inline(out)
-	if !ok {
+	r.upload.chunks = plan.Chunks()
+	out, more, ref := r.inline(out)
+	if ref != nil {
 		clear(out)
-		return refuseChunk
+		r.upload.unsign()
+		return ref
 	}
 	if r.req.websocket {
 		r.accept = acceptKey(r.req.wsKey)
@@ -40,32 +43,34 @@ func (r *h1relay) send(plan *swap.Plan) *swap.Refusal {
 		clear(out)
 		r.cover(plan)
 	}
-	if more {
-		r.upload.start(err != nil)
+	if !more {
+		r.upload.unsign()
+		return nil
 	}
+	r.upload.start(err != nil)
 	return nil
 }
 
 // inline appends what is here of the body, so that a head and a small body are
 // one write. more says that the body goes on.
-func (r *h1relay) inline(dst []byte) (out []byte, more, ok bool) {
+func (r *h1relay) inline(dst []byte) (out []byte, more bool, ref *swap.Refusal) {
 	if r.held.whole {
-		return dst, false, true
+		return dst, false, nil
 	}
 	switch r.req.body {
 	case bodyLength:
 		n := int(min(r.req.length, int64(len(r.in.bytes())), maxInline))
-		dst = append(dst, r.in.bytes()[:n]...)
-		r.in.consume(n)
 		r.upload.left = r.req.length - int64(n)
-		return dst, r.upload.left > 0, true
+		dst, ref = r.upload.part(dst, r.in.bytes()[:n])
+		r.in.consume(n)
+		return dst, r.upload.left > 0, ref
 	case bodyChunked:
 		dst = r.appendBeginning(dst)
-		dst, n, done, ok := r.body.mirror(dst, r.in.bytes(), &r.upload.trailer)
+		dst, n, done, ref := r.upload.mirror(dst, r.in.bytes())
 		r.in.consume(n)
-		return dst, !done, ok
+		return dst, !done, ref
 	}
-	return dst, false, true
+	return dst, false, nil
 }
 
 // mirror appends what of a chunked body b begins with, re-serialised: the same
@@ -100,7 +105,9 @@ type upload struct {
 	active  bool
 	left    int64
 	trailer fieldLines
+	chunks  *sign.Chunks // sign the content anew; nil: it passes as it is
 	done    chan struct{}
+	failed  atomic.Bool // the body cannot be completed: done comes at once
 	discard atomic.Bool // read on, for the client's sake, but send nothing
 	begun   atomic.Bool // some of the rest has come
 
@@ -117,6 +124,7 @@ func (u *upload) start(discard bool) {
 	u.active, u.ref, u.err, u.sent = true, nil, nil, 0
 	u.discard.Store(discard)
 	u.begun.Store(false)
+	u.failed.Store(false)
 	go u.run()
 }
 
@@ -132,7 +140,9 @@ func (u *upload) join() bool {
 
 func (u *upload) run() {
 	u.relay()
+	u.unsign()
 	if u.ref != nil || u.err != nil {
+		u.failed.Store(true)
 		// The body cannot be completed, so neither can the request: the upstream
 		// sees the connection end, and whoever awaits the answer wakes.
 		rawConn(u.r.up.conn).Close() //nolint:errcheck // as above
@@ -170,13 +180,21 @@ func (u *upload) pass(p []byte) (n int, done bool, ref *swap.Refusal) {
 	if u.r.req.body == bodyLength {
 		n = int(min(u.left, int64(len(p))))
 		u.left -= int64(n)
-		u.write(p[:n])
+		if u.chunks == nil {
+			u.write(p[:n])
+			return n, u.left == 0, nil
+		}
+		out, ref := u.part(u.r.texts.up[:0], p[:n])
+		if u.r.texts.up = out; ref != nil {
+			return n, false, ref
+		}
+		u.write(out)
 		return n, u.left == 0, nil
 	}
-	out, n, done, ok := u.r.body.mirror(u.r.texts.up[:0], p, &u.trailer)
+	out, n, done, ref := u.mirror(u.r.texts.up[:0], p)
 	u.r.texts.up = out
-	if !ok {
-		return n, false, refuseChunk
+	if ref != nil {
+		return n, false, ref
 	}
 	u.write(out)
 	return n, done, nil

@@ -173,7 +173,11 @@ func (r *h2relay) clientData(ctx context.Context, f *http2.DataFrame) error {
 		return r.holdData(ctx, st, p, f.StreamEnded())
 	}
 	r.upstream.control.sent(int64(len(p)))
-	r.sendData(st, p, f.StreamEnded())
+	if st.chunks != nil {
+		r.sendSigned(st, p, f.StreamEnded())
+	} else {
+		r.sendData(st, p, f.StreamEnded())
+	}
 	r.regrant()
 	if len(st.queue) == 0 {
 		r.closeDone(st)

@@ -199,6 +199,7 @@ func (r *h2relay) pumpAll() {
 
 // unhold forgets what is held or queued of a stream that is over.
 func (r *h2relay) unhold(st *h2stream) {
+	r.unsign(st)
 	if st.held != nil {
 		r.bodies -= len(st.held.data)
 		st.held = nil

@@ -225,6 +225,9 @@ func (r *h2relay) forward(st *h2stream, req *h2request, plan *swap.Plan) {
 		r.set = r.judge.cover(r.set, plan)
 	}
 	r.streams[st.id] = st
+	if chunks := plan.Chunks(); chunks != nil {
+		r.startSigned(st, chunks)
+	}
 }
 
 // forwardFields encodes a request's fields. Where answers are searched for keys,
@@ -283,9 +286,10 @@ func (r *h2relay) requestTrailers(ctx context.Context, b *headerBlock) error {
 		r.refuseHeld(st, refuseHeldTrailers)
 		return nil
 	case ref != nil:
-		r.resetUpstream(st, http2.ErrCodeCancel)
-		st.refused = true
-		r.fail(st, ref)
+		r.abandon(st, ref)
+		return nil
+	case st.chunks != nil && st.chunks.End() != nil:
+		r.abandon(st, refuseSignedForm)
 		return nil
 	}
 	st.clientDone = true

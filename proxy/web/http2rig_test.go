@@ -225,8 +225,12 @@ func (rig *h2rig) client() *http.Client {
 
 // handle serves the rig's upstream with a real server.
 func (rig *h2rig) handle(h http.HandlerFunc) {
+	rig.handleWith(h, &http2.Server{MaxConcurrentStreams: 250})
+}
+
+func (rig *h2rig) handleWith(h http.HandlerFunc, limits *http2.Server) {
 	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
-	if err := http2.ConfigureServer(srv, &http2.Server{MaxConcurrentStreams: 250}); err != nil {
+	if err := http2.ConfigureServer(srv, limits); err != nil {
 		rig.t.Fatal(err)
 	}
 	done := make(chan struct{})
@@ -242,7 +246,7 @@ func (rig *h2rig) handle(h http.HandlerFunc) {
 				tc.Close()
 				continue
 			}
-			go (&http2.Server{MaxConcurrentStreams: 250}).ServeConn(tc, &http2.ServeConnOpts{BaseConfig: srv, Handler: h})
+			go limits.ServeConn(tc, &http2.ServeConnOpts{BaseConfig: srv, Handler: h})
 		}
 	}()
 	rig.t.Cleanup(func() {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/proxy/swap"
+	"github.com/superserve/superserve/proxy/web/sign"
 )
 
 // h2stream is one request and its answer. The relay's mutex guards it.
@@ -29,6 +30,8 @@ type h2stream struct {
 	queueSecret  bool                // queue holds a real key
 	trailing     bool                // the request ended in trailers
 	trailers     []hpack.HeaderField // those, while the queue is not empty
+	chunks       *sign.Chunks        // sign the request's content anew; nil: it passes as it is
+	lent         int                 // bytes of DATA that the client may send for them beyond the upstream's window
 	redact       *redact.Stream
 	decode       *h2decoder
 
