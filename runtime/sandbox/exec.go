@@ -83,6 +83,7 @@ func (e *entered) run(ctx context.Context, cfg *Config, dir string) (Result, err
 	if err != nil {
 		return Result{}, err
 	}
+	st.control(inside{e.world, e.gv, e.id}.job(func() string { return e.pid(pidFile) }))
 	stop := context.AfterFunc(ctx, func() { e.kill(p, pidFile) })
 	exit, err := p.Wait()
 	if !stop() {
@@ -96,6 +97,16 @@ func (e *entered) run(ctx context.Context, cfg *Config, dir string) (Result, err
 		return judgeFailure(exit)
 	}
 	return Result{Code: exit.Code, Reason: ReasonExit}, nil
+}
+
+// pid is the process's number in the sandbox, once gVisor has written it down.
+func (e *entered) pid(file string) string {
+	var pid []byte
+	e.world.Do(func() (err error) {
+		pid, err = os.ReadFile(file)
+		return err
+	})
+	return strings.TrimSpace(string(pid))
 }
 
 // kill ends the process: in the sandbox, of which runsc exec is only an onlooker, and if that fails at least here.

@@ -126,6 +126,10 @@ func (s *Sandbox) Resize(rows, cols uint16) error {
 	return s.io.resize(rows, cols)
 }
 
+// Raw reports whether the agent draws the terminal's screen itself: then nobody else may write to it. It is false for
+// an agent without a terminal, and for one that reads it by lines.
+func (s *Sandbox) Raw() bool { return !s.ended() && s.io.raw() }
+
 func (s *Sandbox) ended() bool {
 	select {
 	case <-s.done:

@@ -172,6 +172,7 @@ func (s *Sandbox) enter() error {
 		s.cfg.Notice(n)
 	}
 	s.cage.closeListeners()
+	s.io.control(inside{s.world, s.gv, s.id}.job(func() string { return "1" }))
 	stop := func() {}
 	if s.cfg.Timeout > 0 {
 		text := fmt.Sprintf("the run took longer than %v", s.cfg.Timeout)

@@ -5,13 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"reflect"
 	"sync"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"github.com/superserve/superserve/runtime/runsc"
 )
@@ -21,6 +18,8 @@ import (
 type streams struct {
 	inside  runsc.Stdio // for the agent; closed by started
 	master  *os.File    // of the pty, if there is one
+	modes   *modes      // what the agent has switched on with it
+	screen  *screen     // the user's own terminal, if the agent has it
 	outputs sync.WaitGroup
 	stop    []func() // ends what else runs
 	logs    []*os.File
@@ -100,9 +99,11 @@ func (s *streams) input(w *os.File, in io.Reader, closeAtEnd bool) error {
 			unix.Close(wake)
 		}
 	}
+	if s.screen != nil {
+		in = &keyboard{in, s.screen.typed}
+	}
 	go func() {
-		io.Copy(w, in)
-		if closeAtEnd {
+		if _, err := io.Copy(w, in); closeAtEnd || errors.Is(err, errHangUp) {
 			w.Close()
 		}
 		close(done)
@@ -132,89 +133,14 @@ func (p pollReader) Read(b []byte) (int, error) {
 		case err != nil:
 			return 0, err
 		case fds[1].Revents != 0:
-			return 0, io.EOF
+			return 0, errWoken
 		}
 		return p.f.Read(b)
 	}
 }
 
-// terminal makes the pty. Its two directions are Config.Stdin and Stdout, or both Terminal.File.
-func (s *streams) terminal(cfg *Config, log io.Writer) error {
-	t := cfg.Terminal
-	in, out := cfg.Stdin, cfg.Stdout
-	rows, cols := t.Rows, t.Cols
-	if t.File != nil {
-		if in == nil {
-			in = t.File
-		}
-		if out == nil {
-			out = t.File
-		}
-		if size, err := pty.GetsizeFull(t.File); err == nil && rows == 0 && cols == 0 {
-			rows, cols = size.Rows, size.Cols
-		}
-	}
-	if rows == 0 || cols == 0 {
-		rows, cols = 24, 80
-	}
-	master, slave, err := pty.Open()
-	if err != nil {
-		return err
-	}
-	s.master = master
-	s.inside = runsc.Stdio{In: slave, Out: slave, Err: slave}
-	if err := s.resize(rows, cols); err != nil {
-		return err
-	}
-	if t.File != nil {
-		if err := s.takeTerminal(t.File); err != nil {
-			return err
-		}
-	}
-	to := tee(out, log)
-	s.outputs.Go(func() { io.Copy(to, master) }) // until EIO: the last slave is closed
-	if in == nil {
-		return nil
-	}
-	return s.input(master, in, false)
-}
-
-// takeTerminal puts the user's terminal into raw mode, so that ^C and all else reach the agent's, and follows its size.
-func (s *streams) takeTerminal(f *os.File) error {
-	fd := int(f.Fd())
-	if !term.IsTerminal(fd) {
-		return nil
-	}
-	state, err := term.MakeRaw(fd)
-	if err != nil {
-		return err
-	}
-	changed := make(chan os.Signal, 1)
-	signal.Notify(changed, unix.SIGWINCH)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for range changed {
-			if size, err := pty.GetsizeFull(f); err == nil {
-				s.resize(size.Rows, size.Cols)
-			}
-		}
-	}()
-	s.stop = append(s.stop, func() {
-		signal.Stop(changed)
-		close(changed)
-		<-done
-		term.Restore(fd, state)
-	})
-	return nil
-}
-
-func (s *streams) resize(rows, cols uint16) error {
-	if s.master == nil {
-		return errors.New("resize: no terminal")
-	}
-	return pty.Setsize(s.master, &pty.Winsize{Rows: rows, Cols: cols})
-}
+// errWoken ends the reading of a pollReader.
+var errWoken = errors.New("woken")
 
 // started closes the agent's ends here, once gVisor has them.
 func (s *streams) started() {
