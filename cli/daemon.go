@@ -49,6 +49,9 @@ func (sh *shell) secretd(ctx context.Context) (*client.Client, error) {
 }
 
 func (sh *shell) reachSecretd(ctx context.Context) (*client.Client, error) {
+	if sh.remote.server != "" {
+		return sh.remote.client()
+	}
 	p, err := sh.places()
 	if err != nil {
 		return nil, err

@@ -41,6 +41,7 @@ type shell struct {
 	out, err io.Writer
 	state    string // --state: one directory for everything, "" = the system's places
 	noColor  bool
+	remote   remote
 
 	keeper *client.Client // the secretd that has answered, nil before it was needed
 }
@@ -81,14 +82,15 @@ func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 func (sh *shell) rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "superserve",
-		Short:         "Run AI agents in a sandbox that never holds a real key",
-		Long:          rootLong,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Version:       buildVersion(),
-		Args:          cobra.ArbitraryArgs,
-		RunE:          unknownCommand,
+		Use:               "superserve",
+		Short:             "Run AI agents in a sandbox that never holds a real key",
+		Long:              rootLong,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Version:           buildVersion(),
+		Args:              cobra.ArbitraryArgs,
+		RunE:              unknownCommand,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return sh.remote.settle(cmd) },
 	}
 	root.SetIn(sh.in)
 	root.SetOut(sh.out)
@@ -96,6 +98,7 @@ func (sh *shell) rootCommand() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&sh.state, "state", os.Getenv("SUPERSERVE_STATE"), "keep everything under `DIR` (env SUPERSERVE_STATE)")
 	flags.BoolVar(&sh.noColor, "no-color", false, "print no colour (also: NO_COLOR)")
+	sh.remote.register(root)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{cmd.CommandPath(), err.Error()}
 	})

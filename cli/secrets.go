@@ -19,7 +19,10 @@ func (sh *shell) secretsCommand() *cobra.Command {
 		Use:   "secrets",
 		Short: "Set, list, delete and bind an agent's secrets",
 		Long: `Set, list, delete and bind an agent's secrets. They are kept by secretd, sealed, and never come back:
-there is no command that prints a value.`,
+there is no command that prints a value.
+
+On another host: --server https://HOST[:PORT] --cert FILE --cert-key FILE [--server-ca FILE], or SUPERSERVE_SERVER,
+SUPERSERVE_CERT, SUPERSERVE_CERT_KEY and SUPERSERVE_SERVER_CA. See docs/SECRETD.md.`,
 		RunE: unknownCommand,
 		Args: cobra.ArbitraryArgs,
 	}

@@ -242,8 +242,10 @@ func (d *Daemon) names(ctx context.Context, agent string) ([]string, error) {
 // record writes an admin event, durably. An admin verb that cannot be recorded is
 // not carried out.
 func (d *Daemon) record(who caller, e audit.Event) error {
-	uid := who.uid
-	e.UID, e.PID = &uid, who.pid
+	if e.Remote = who.remote; e.Remote == "" {
+		uid := who.uid
+		e.UID, e.PID = &uid, who.pid
+	}
 	if err := d.audit.Record(e, true); err != nil {
 		return fmt.Errorf("%w: %w", api.ErrUnavailable, err)
 	}

@@ -40,6 +40,8 @@ type Config struct {
 	AnchorTPM ledger.Anchor
 	// AcceptRollback trusts a store that was rolled back or changed from outside.
 	AcceptRollback bool
+	// Remote lets admins on other hosts in; the zero value does not.
+	Remote Remote
 	// Build is the version of the program, for Health.
 	Build string
 	// Log is nil for none.

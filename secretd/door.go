@@ -25,18 +25,20 @@ import (
 // the buffer that held a value, cannot send a descriptor with a reply, and leaves
 // goroutines behind (500 ms after a head that was too long).
 type door struct {
-	log    *zap.Logger
-	admits func(caller) bool
-	mux    *http.ServeMux
-	slots  chan struct{} // one a connection
-	ctx    context.Context
-	cancel context.CancelFunc
-	wait   sync.WaitGroup
+	log *zap.Logger
+	// identify returns who connected, who may then use the verbs. The error of one who
+	// may not wraps api.ErrDenied; with any other there is no answer.
+	identify func(context.Context, net.Conn) (caller, error)
+	mux      *http.ServeMux
+	slots    chan struct{} // one a connection
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wait     sync.WaitGroup
 }
 
-func newDoor(logger *zap.Logger, routes map[string]route, admits func(caller) bool) *door {
+func newDoor(logger *zap.Logger, routes map[string]route, identify func(context.Context, net.Conn) (caller, error)) *door {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &door{log: logger, admits: admits, mux: http.NewServeMux(), slots: make(chan struct{}, maxConns), ctx: ctx, cancel: cancel}
+	s := &door{log: logger, identify: identify, mux: http.NewServeMux(), slots: make(chan struct{}, maxConns), ctx: ctx, cancel: cancel}
 	for pattern, r := range routes {
 		s.mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
 			c := w.(routed)
@@ -54,14 +56,9 @@ func (s *door) serve(l net.Listener) error {
 		if err != nil {
 			return err
 		}
-		u, ok := conn.(*net.UnixConn)
-		if !ok {
-			conn.Close()
-			return errors.New("not a unix socket")
-		}
 		select {
 		case s.slots <- struct{}{}:
-			s.wait.Go(func() { s.handle(u) })
+			s.wait.Go(func() { s.handle(conn) })
 		default:
 			conn.Close()
 		}
@@ -75,7 +72,7 @@ func (s *door) stop() {
 }
 
 // handle makes one exchange and closes the connection, unless the verb took it over.
-func (s *door) handle(conn *net.UnixConn) {
+func (s *door) handle(conn net.Conn) {
 	defer func() { <-s.slots }()
 	ended := context.AfterFunc(s.ctx, func() { conn.Close() })
 	defer ended()
@@ -83,18 +80,24 @@ func (s *door) handle(conn *net.UnixConn) {
 		conn.Close()
 		return
 	}
+	c := &exchange{conn: conn, to: route{verb: unknownVerb}}
+	var err error
+	if c.who, err = s.identify(s.ctx, conn); err != nil && !errors.Is(err, api.ErrDenied) {
+		s.log.Debug("not identified", zap.Error(err))
+		conn.Close()
+		return
+	}
+	denied := err
 	limit := &io.LimitedReader{R: conn, N: maxHead}
 	in := bufio.NewReaderSize(limit, readBuffer)
 	defer wipeReader(in)
-	c := &exchange{conn: conn, to: route{verb: unknownVerb}}
-	var err error
 	if c.Request, err = http.ReadRequest(in); err != nil {
 		conn.Close()
 		return
 	}
 	s.mux.ServeHTTP(routed{c}, c.Request)
 	limit.N = max(c.ContentLength, 0)
-	reply, err := s.run(c, in)
+	reply, err := s.run(c, in, denied)
 	if err == nil && c.takeover != nil && ended() && hand(c) {
 		return
 	}
@@ -115,14 +118,13 @@ func (routed) Write(p []byte) (int, error) { return len(p), nil }
 // WriteHeader takes nothing.
 func (routed) WriteHeader(int) {}
 
-// run checks who asks and reads the request, then calls the verb.
-func (s *door) run(c *exchange, body io.Reader) (any, error) {
+// run reads the request of one who was not denied, then calls the verb.
+func (s *door) run(c *exchange, body io.Reader, denied error) (any, error) {
 	if v := c.Header.Get(api.VersionHeader); v != strconv.Itoa(api.Version) {
 		return nil, fmt.Errorf("this secretd has protocol %d: %w", api.Version, api.ErrVersion)
 	}
-	var err error
-	if c.who, err = peerOf(c.conn); err != nil || !s.admits(c.who) {
-		return nil, fmt.Errorf("secretd answers to root and to the group %s: %w", adminGroup, api.ErrDenied)
+	if denied != nil {
+		return nil, denied
 	}
 	if c.ContentLength < 0 || c.ContentLength > c.to.most || len(c.TransferEncoding) > 0 {
 		return nil, fmt.Errorf("request body: %w: give its length, at most %d bytes", api.ErrInvalid, c.to.most)
@@ -167,13 +169,18 @@ func (s *door) answer(c *exchange, reply any, err error) {
 	defer locked.Wipe(payload)
 	out := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nConnection: close\r\n%s: %d\r\nContent-Length: %d\r\n\r\n",
 		status, http.StatusText(status), api.VersionHeader, api.Version, len(payload))
-	var rights []byte
+	var rights []byte // no verb of a door that is no unix socket has any
 	if c.send != nil {
 		rights = unix.UnixRights(int(c.send.Fd()))
 	}
-	// The descriptor goes with the first byte; when this fails, closing our copy of
-	// the proxy's end ends the grant.
-	if _, _, err := c.conn.WriteMsgUnix(out, rights, nil); err != nil {
+	if u, ok := c.conn.(*net.UnixConn); ok {
+		// The descriptor goes with the first byte; when this fails, closing our copy of
+		// the proxy's end ends the grant.
+		_, _, err = u.WriteMsgUnix(out, rights, nil)
+	} else {
+		_, err = c.conn.Write(out)
+	}
+	if err != nil {
 		return
 	}
 	_, _ = c.conn.Write(payload)

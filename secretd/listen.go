@@ -21,10 +21,11 @@ const adminGroup = "superserve"
 // maxPath is the longest path of a unix socket, in bytes (unix(7)).
 const maxPath = 107
 
-// Sockets are the two doors of a daemon: the admin socket, and the one at
-// api.ResumeSocket that only resumes grants.
+// Sockets are the doors of a daemon: the admin socket, the one at api.ResumeSocket that
+// only resumes grants, and Remote.Listen's, nil for none.
 type Sockets struct {
 	Admin, Resume net.Listener
+	Remote        net.Listener
 	group         int // of the admin socket; -1 for root alone
 	remove        []string
 }
@@ -82,7 +83,7 @@ func (s *Sockets) Close() error {
 	for _, name := range s.remove {
 		errs = append(errs, os.Remove(name))
 	}
-	for _, l := range []net.Listener{s.Admin, s.Resume} {
+	for _, l := range []net.Listener{s.Admin, s.Resume, s.Remote} {
 		if l == nil {
 			continue
 		}

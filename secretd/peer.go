@@ -1,12 +1,17 @@
 package secretd
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/secretd/api"
 )
 
 // caller is who connected, as the kernel noted it at that moment. It is enough for
@@ -16,6 +21,25 @@ type caller struct {
 	uid, gid uint32
 	pid      int32
 	groups   []uint32
+	remote   string // name of the certificate and address of one on another host, who has nothing of the above
+}
+
+// identifyPeer asks the kernel who connected to a unix socket.
+func identifyPeer(_ context.Context, conn net.Conn) (caller, error) {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return caller{}, errors.New("not a unix socket")
+	}
+	return peerOf(u)
+}
+
+// identifyAdmin is identifyPeer for root and the admin group only.
+func (s *Sockets) identifyAdmin(ctx context.Context, conn net.Conn) (caller, error) {
+	who, err := identifyPeer(ctx, conn)
+	if err != nil || !who.admin(s.group) {
+		return caller{}, fmt.Errorf("secretd answers to root and to the group %s: %w", adminGroup, api.ErrDenied)
+	}
+	return who, nil
 }
 
 // peerOf asks the kernel who is at the other end.

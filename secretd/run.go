@@ -23,6 +23,12 @@ func Run(ctx context.Context, cfg Config, socket string) (err error) {
 	if err != nil {
 		return err
 	}
+	if cfg.Remote.Address != "" {
+		if sockets.Remote, err = cfg.Remote.Listen(d.log); err != nil {
+			return errors.Join(err, sockets.Close())
+		}
+		d.log.Info("serving admins on other hosts", zap.Stringer("address", sockets.Remote.Addr()), zap.Strings("admins", cfg.Remote.Admins))
+	}
 	d.log.Info("serving", zap.String("socket", socket))
 	return d.Serve(ctx, sockets)
 }

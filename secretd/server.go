@@ -29,15 +29,21 @@ const (
 	exchangeTimeout = 10 * time.Second
 )
 
-// Serve answers on both sockets until ctx ends or one of them fails, and closes
-// them. It returns nil when ctx ended.
+// Serve answers on all sockets until ctx ends or one of them fails, and closes them. It
+// returns nil when ctx ended.
 func (d *Daemon) Serve(ctx context.Context, s *Sockets) error {
-	admin := newDoor(d.log, d.routes(), func(c caller) bool { return c.admin(s.group) })
-	resume := newDoor(d.log, d.resumeRoutes(), func(caller) bool { return true })
-	failed := make(chan error, 2)
+	doors := map[net.Listener]*door{
+		s.Admin:  newDoor(d.log, d.routes(), s.identifyAdmin),
+		s.Resume: newDoor(d.log, d.resumeRoutes(), identifyPeer),
+	}
+	if s.Remote != nil {
+		doors[s.Remote] = newDoor(d.log, d.remoteRoutes(), d.cfg.Remote.identify)
+	}
+	failed := make(chan error, len(doors))
 	var wait sync.WaitGroup
-	wait.Go(func() { failed <- admin.serve(s.Admin) })
-	wait.Go(func() { failed <- resume.serve(s.Resume) })
+	for l, at := range doors {
+		wait.Go(func() { failed <- at.serve(l) })
+	}
 	var err error
 	select {
 	case <-ctx.Done():
@@ -46,8 +52,9 @@ func (d *Daemon) Serve(ctx context.Context, s *Sockets) error {
 	}
 	closed := s.Close()
 	wait.Wait()
-	admin.stop()
-	resume.stop()
+	for _, at := range doors {
+		at.stop()
+	}
 	return errors.Join(err, closed)
 }
 
@@ -60,7 +67,7 @@ type exchange struct {
 	to   route
 	who  caller
 	body []byte // wiped after the verb
-	conn *net.UnixConn
+	conn net.Conn
 
 	send     *os.File       // goes out beside the reply, and is closed
 	takeover func(net.Conn) // gets the connection after "switching protocols", and owns it
@@ -90,6 +97,13 @@ func (d *Daemon) routes() map[string]route {
 		"PUT /v1/agents/{agent}/secrets/{name}/binding": {d.bind, maxBody},
 		"POST /v1/grants":                               {d.grant, maxBody},
 	}
+}
+
+// remoteRoutes are the admin verbs without grants.
+func (d *Daemon) remoteRoutes() map[string]route {
+	routes := d.routes()
+	delete(routes, "POST /v1/grants")
+	return routes
 }
 
 func (d *Daemon) resumeRoutes() map[string]route {

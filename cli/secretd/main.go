@@ -25,7 +25,8 @@ import (
 	"github.com/superserve/superserve/secretd/tpm"
 )
 
-const usage = "usage: secretd [--state DIR] [--socket PATH] [--key KEY] [--anchor PATH|tpm2[:DEVICE]] [--accept-rollback] | " +
+const usage = "usage: secretd [--state DIR] [--socket PATH] [--key KEY] [--anchor PATH|tpm2[:DEVICE]] [--accept-rollback] " +
+	"[--listen HOST:PORT --cert FILE --cert-key FILE --client-ca FILE --admin NAME…] | " +
 	"secretd rekey [--state DIR] [--key KEY] [--anchor …] --to KEY | " +
 	"secretd backup [--state DIR] [--key KEY] [--anchor …] --recipient AGE1… [--file FILE] | " +
 	"secretd restore [--state DIR] [--key KEY] [--anchor …] --identity FILE [--file FILE] | secretd version"
@@ -61,6 +62,7 @@ func main() {
 type options struct {
 	state, socket, key, anchor string
 	acceptRollback             bool
+	remote                     secretd.Remote
 	to                         string   // of rekey
 	file                       string   // of backup and restore; "-" is a pipe
 	recipients                 []string // of backup
@@ -116,6 +118,7 @@ func (o options) misplaced(verb string) error {
 		given bool
 		verbs string
 	}{
+		"--listen":    {o.remote.Address != "", "serve"},
 		"--to":        {o.to != "", "rekey"},
 		"--file":      {o.file != "", "backup restore"},
 		"--recipient": {len(o.recipients) > 0, "backup"},
@@ -124,6 +127,9 @@ func (o options) misplaced(verb string) error {
 		if f.given && !slices.Contains(strings.Fields(f.verbs), verb) {
 			return fmt.Errorf("%s belongs to %s; %s", flag, strings.ReplaceAll(f.verbs, " ", " and "), usage)
 		}
+	}
+	if r := o.remote; r.Address == "" && (r.Cert != "" || r.Key != "" || r.ClientCA != "" || len(r.Admins) > 0) {
+		return fmt.Errorf("--cert, --cert-key, --client-ca and --admin belong to --listen; %s", usage)
 	}
 	return nil
 }
@@ -139,6 +145,11 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.file, "file", "", "")
 	flags.StringVar(&o.identity, "identity", "", "")
 	flags.Func("recipient", "", func(s string) error { o.recipients = append(o.recipients, s); return nil })
+	flags.StringVar(&o.remote.Address, "listen", "", "")
+	flags.StringVar(&o.remote.Cert, "cert", "", "")
+	flags.StringVar(&o.remote.Key, "cert-key", "", "")
+	flags.StringVar(&o.remote.ClientCA, "client-ca", "", "")
+	flags.Func("admin", "", func(s string) error { o.remote.Admins = append(o.remote.Admins, s); return nil })
 	flags.StringVar(&o.anchor, "anchor", "", "")
 	flags.BoolVar(&o.acceptRollback, "accept-rollback", false, "")
 	if err := flags.Parse(args); err != nil {
@@ -160,7 +171,7 @@ func (o options) keyFile() string { return filepath.Join(o.state, "secretd", "ke
 func (o options) config(log *zap.Logger) (secretd.Config, error) {
 	cfg := secretd.Config{
 		State: o.state, Build: version(), Log: log, KeySource: known,
-		Anchor: o.anchor, AcceptRollback: o.acceptRollback,
+		Anchor: o.anchor, AcceptRollback: o.acceptRollback, Remote: o.remote,
 	}
 	if device, ok := strings.CutPrefix(o.anchor, "tpm2"); ok && (device == "" || device[0] == ':') {
 		cfg.Anchor, cfg.AnchorTPM = "", tpm.Counter{Device: tpm.Device}

@@ -51,6 +51,8 @@ type Event struct {
 	// for questions that come over a grant.
 	UID *uint32 `json:"uid,omitempty"`
 	PID int32   `json:"pid,omitempty"`
+	// Remote is who called from another host: the name of the certificate and the address.
+	Remote string `json:"remote,omitempty"`
 	// Chain is the keyed hash, in hex.
 	Chain string `json:"chain,omitempty"`
 }

@@ -36,14 +36,16 @@ const (
 type Client struct {
 	socket string
 	resume string
+	// dial connects for an admin verb; nil where there is none.
+	dial func(context.Context) (net.Conn, error)
 }
 
 // New returns a client of the secretd that listens on socket.
 func New(socket string) *Client {
-	return &Client{socket: socket, resume: api.ResumeSocket(socket)}
+	return &Client{socket: socket, resume: api.ResumeSocket(socket), dial: func(ctx context.Context) (net.Conn, error) { return dial(ctx, socket) }}
 }
 
-// Socket returns the path that the client was made for, or "" from ResumeAt.
+// Socket returns the path that the client was made for, "" where that was none.
 func (c *Client) Socket() string { return c.socket }
 
 // OpenResume opens the directory of the socket that resumes grants, for a process
@@ -109,7 +111,10 @@ func secretPath(agent, name string) string { return secretsPath(agent) + "/" + u
 func (c *Client) call(ctx context.Context, method, path string, body, reply any) error {
 	ctx, cancel := bound(ctx)
 	defer cancel()
-	conn, err := dial(ctx, c.socket)
+	if c.dial == nil {
+		return fmt.Errorf("call secretd: this client only resumes: %w", api.ErrDenied)
+	}
+	conn, err := c.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -166,6 +171,9 @@ func exchange(w io.Writer, r io.Reader, method, path string, body any, connectio
 	// not the broken pipe, is what the caller has to see.
 	_, wrote := (&net.Buffers{head.Bytes(), payload}).WriteTo(w)
 	response, err := http.ReadResponse(newReader(r), &http.Request{Method: method})
+	if err := errors.Join(wrote, err); refusedCertificate(err) {
+		return nil, fmt.Errorf("secretd does not take this certificate: %w: %w", api.ErrDenied, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("call secretd: %w: %w", api.ErrUnavailable, errors.Join(wrote, err))
 	}

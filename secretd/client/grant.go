@@ -24,6 +24,9 @@ func newReader(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, replyB
 // last copy ends the grant. The caller closes it. When the agent lacks secrets, the
 // error wraps *api.MissingError.
 func (c *Client) Grant(ctx context.Context, r api.GrantRequest) (api.GrantReply, *os.File, error) {
+	if c.socket == "" {
+		return api.GrantReply{}, nil, fmt.Errorf("grant: only the secretd of this host gives one: %w", api.ErrDenied)
+	}
 	ctx, cancel := bound(ctx)
 	defer cancel()
 	conn, err := dial(ctx, c.socket)
