@@ -162,7 +162,7 @@ func (d *Daemon) List(ctx context.Context, agent string) ([]api.Info, error) {
 	}
 	infos := make([]api.Info, len(all))
 	for i, s := range all {
-		infos[i] = api.Info{Name: s.name, Binding: s.effective(), Version: s.Version, SetAt: s.SetAt, LastUsed: d.lastUsed(ctx, agent, s.name)}
+		infos[i] = api.Info{Name: s.name, Binding: s.effective(), Version: s.Version, SetAt: s.SetAt, LastUsed: d.lastUsed(ctx, agent, s.name), Today: d.usedToday(ctx, agent, s.name)}
 	}
 	return infos, nil
 }

@@ -72,6 +72,8 @@ type Daemon struct {
 
 	changing sync.Mutex // one admin change at a time
 
+	accounts accounts // of what requests have used
+
 	mu     sync.Mutex
 	grants map[string]*grant    // by id, whether their channel is open or not
 	used   map[string]time.Time // by key of the secret, not yet stored

@@ -115,7 +115,7 @@ func checkGrant(r api.GrantRequest) error {
 	}
 	seen := make(map[string]bool)
 	for _, w := range r.Secrets {
-		if err := api.CheckName(w.Name); err != nil {
+		if err := errors.Join(api.CheckName(w.Name), w.Limits.Check()); err != nil {
 			return err
 		}
 		if seen[w.Name] {
@@ -154,7 +154,7 @@ func (d *Daemon) fill(ctx context.Context, g *grant, wanted []api.Wanted, reply 
 
 // entry makes one entry; the value of an exposed secret goes into the reply.
 func (d *Daemon) entry(s *secret, w api.Wanted, marker string, reply *api.GrantReply) (granted, error) {
-	e := granted{Entry: api.Entry{Name: s.name, Binding: s.effective(), Exposed: w.Expose}, Origin: s.Origin}
+	e := granted{Entry: api.Entry{Name: s.name, Binding: s.effective(), Exposed: w.Expose, Limits: w.Limits}, Origin: s.Origin}
 	if w.Binding != nil {
 		e.Binding, e.Override = override(e.Binding, *w.Binding), true
 	}
@@ -293,6 +293,7 @@ func (d *Daemon) end(g *grant, why string) {
 		d.log.Error("cannot record", zap.Error(err))
 	}
 	d.storeUsed()
+	d.endAccounts(g)
 	d.letGo(func(key string) bool {
 		agent, name, _ := splitKey(key)
 		return !d.inUse(agent, name)

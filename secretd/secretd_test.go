@@ -70,7 +70,12 @@ type run struct {
 
 func grant(t testing.TB, d *secretdtest.Daemon, wanted ...api.Wanted) run {
 	t.Helper()
-	reply, file, err := d.Client.Grant(t.Context(), api.GrantRequest{Agent: "my-agent", Run: "run-1", Secrets: wanted})
+	return grantTo(t, d, "run-1", wanted...)
+}
+
+func grantTo(t testing.TB, d *secretdtest.Daemon, id string, wanted ...api.Wanted) run {
+	t.Helper()
+	reply, file, err := d.Client.Grant(t.Context(), api.GrantRequest{Agent: "my-agent", Run: id, Secrets: wanted})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,8 @@ type Entry struct {
 	Placeholder string  `json:"placeholder"`
 	Binding     Binding `json:"binding"`
 	// Exposed is true when the agent holds the real value.
-	Exposed bool `json:"exposed,omitempty"`
+	Exposed bool   `json:"exposed,omitempty"`
+	Limits  Limits `json:"limits,omitzero"`
 }
 
 // Wanted is one secret that a run asks for.
@@ -73,6 +74,8 @@ type Wanted struct {
 	Binding *Binding `json:"binding,omitempty"`
 	// Expose asks for the real value instead of a placeholder.
 	Expose bool `json:"expose,omitempty"`
+	// Limits bound what this run may use.
+	Limits Limits `json:"limits,omitzero"`
 }
 
 // GrantRequest asks for the secrets of one run of one agent.
@@ -140,6 +143,8 @@ type Info struct {
 	Version  uint64    `json:"version"`
 	SetAt    time.Time `json:"set_at"`
 	LastUsed time.Time `json:"last_used,omitzero"`
+	// Today is what runs with limits have used since midnight, UTC.
+	Today Spend `json:"today,omitzero"`
 }
 
 // Health is what secretd says of itself.

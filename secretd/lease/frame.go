@@ -10,6 +10,7 @@
 //	secretd → proxy   hello    u16 version, u16 number of entries
 //	                  entry    api.Entry in JSON, one frame each
 //	proxy → secretd   resolve  id, request
+//	                  charge   id, api.Charge in JSON; answered by a value: api.Verdict in JSON
 //	secretd → proxy   value    id, the value's bytes
 //	                  refusal  id, one api.ErrorCode (id 0: the channel itself)
 //	                  change   api.Change in JSON, at any time
@@ -46,6 +47,7 @@ const (
 	kindValue
 	kindRefusal
 	kindChange
+	kindCharge
 )
 
 // errProtocol says that the peer sent something that is not this protocol.

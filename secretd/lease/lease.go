@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -150,6 +151,38 @@ func (l *Lease) ask(ctx context.Context, r api.ResolveRequest) (api.Secret, erro
 		secret := api.Secret(func() []byte { return held })
 		l.cache.put(r, l.nameOf(r.Placeholder), secret, epoch)
 		return secret, nil
+	}
+}
+
+// Charge tells secretd of the use of a secret, and asks whether one more request may
+// go. Without a channel it is api.ErrUnavailable after at most a second. What an answer
+// has used is said again on a new channel when the old one broke before the answer
+// came, so it may be counted twice, never lost to that.
+func (l *Lease) Charge(ctx context.Context, c api.Charge) (api.Verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	payload, err := json.Marshal(c)
+	if err != nil {
+		return api.Verdict{}, fmt.Errorf("charge: %w", err)
+	}
+	for {
+		k, err := l.channel(ctx)
+		if err != nil {
+			return api.Verdict{}, err
+		}
+		answer, err := k.exchange(ctx, kindCharge, payload)
+		if errors.Is(err, errLinkDown) {
+			l.drop(k)
+			continue
+		}
+		if err != nil {
+			return api.Verdict{}, err
+		}
+		var v api.Verdict
+		if err := json.Unmarshal(answer, &v); err != nil {
+			return api.Verdict{}, fmt.Errorf("verdict: %w", errProtocol)
+		}
+		return v, nil
 	}
 }
 

@@ -31,11 +31,15 @@ func newLink(conn net.Conn) *link {
 
 // ask sends a request and waits for its answer. The value is the caller's to wipe.
 func (k *link) ask(ctx context.Context, r api.ResolveRequest) ([]byte, error) {
+	return k.exchange(ctx, kindResolve, appendRequest(make([]byte, 0, 256), r))
+}
+
+func (k *link) exchange(ctx context.Context, what kind, payload []byte) ([]byte, error) {
 	id, answer, err := k.enlist()
 	if err != nil {
 		return nil, err
 	}
-	if err := k.send(id, r); err != nil {
+	if err := k.send(what, id, payload); err != nil {
 		k.conn.Close() // the reader takes the link down
 		k.forget(id)
 		return nil, fmt.Errorf("%w: %w", errLinkDown, err)
@@ -81,11 +85,10 @@ func (k *link) forget(id uint64) {
 	delete(k.pending, id)
 }
 
-func (k *link) send(id uint64, r api.ResolveRequest) error {
-	payload := appendRequest(make([]byte, 0, 256), r)
+func (k *link) send(what kind, id uint64, payload []byte) error {
 	k.writing.Lock()
 	defer k.writing.Unlock()
-	return writeFrame(k.conn, kindResolve, id, payload)
+	return writeFrame(k.conn, what, id, payload)
 }
 
 // read hands out answers and changes until the connection ends; it closes it.

@@ -31,6 +31,12 @@ type Keeper interface {
 	Resolve(ctx context.Context, r api.ResolveRequest) ([]byte, error)
 }
 
+// Accountant is a Keeper that counts what the requests with its secrets use. Charge is
+// safe for concurrent use. Its error's sentinel is all that the peer learns.
+type Accountant interface {
+	Charge(ctx context.Context, c api.Charge) (api.Verdict, error)
+}
+
 // requestBuffer holds a few requests, in bytes.
 const requestBuffer = 2 << 10
 
@@ -148,21 +154,31 @@ func (s *server) answer(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if f.kind != kindResolve {
-			return fmt.Errorf("frame of kind %d: %w", f.kind, errProtocol)
-		}
-		r, err := parseRequest(f.payload)
+		work, err := s.work(ctx, f)
 		if err != nil {
 			return err
 		}
 		s.slots <- struct{}{}
 		s.wait.Go(func() {
 			defer func() { <-s.slots }()
-			if err := s.resolve(ctx, f.id, r); err != nil {
+			if err := work(); err != nil {
 				s.conn.Close()
 			}
 		})
 	}
+}
+
+// work is what a frame asks for.
+func (s *server) work(ctx context.Context, f frame) (func() error, error) {
+	switch f.kind {
+	case kindResolve:
+		r, err := parseRequest(f.payload)
+		return func() error { return s.resolve(ctx, f.id, r) }, err
+	case kindCharge:
+		c, err := parseCharge(f.payload)
+		return func() error { return s.charge(ctx, f.id, c) }, err
+	}
+	return nil, fmt.Errorf("frame of kind %d: %w", f.kind, errProtocol)
 }
 
 func (s *server) resolve(ctx context.Context, id uint64, r api.ResolveRequest) error {
@@ -176,6 +192,25 @@ func (s *server) resolve(ctx context.Context, id uint64, r api.ResolveRequest) e
 		return s.refuse(id, err)
 	}
 	return s.write(kindValue, id, value)
+}
+
+// charge asks the keeper's account. A keeper without one keeps no limit, so it refuses.
+func (s *server) charge(ctx context.Context, id uint64, c api.Charge) error {
+	account, ok := s.keeper.(Accountant)
+	if !ok {
+		return s.refuse(id, api.ErrInvalid)
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	v, err := account.Charge(ctx, c)
+	if err != nil {
+		return s.refuse(id, err)
+	}
+	p, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("verdict: %w", err)
+	}
+	return s.write(kindValue, id, p)
 }
 
 func (s *server) refuse(id uint64, err error) error {

@@ -8,8 +8,9 @@ import (
 	"github.com/superserve/superserve/secretd/api"
 )
 
-// maxField is the longest string of a request, in bytes.
-const maxField = 4096
+// maxField is the longest string of a request, in bytes: a placeholder can be a whole
+// service account.
+const maxField = 16 << 10
 
 // appendRequest encodes a request: u16 port, then five strings, each a u16 length
 // and its bytes. A string that is too long is cut to nothing, which no grant has.
@@ -74,6 +75,14 @@ func parseChange(p []byte) (api.Change, error) {
 	var c api.Change
 	if err := json.Unmarshal(p, &c); err != nil || c.Kind != api.Rotated && c.Kind != api.Revoked {
 		return api.Change{}, fmt.Errorf("change: %w", errProtocol)
+	}
+	return c, nil
+}
+
+func parseCharge(p []byte) (api.Charge, error) {
+	var c api.Charge
+	if err := json.Unmarshal(p, &c); err != nil || len(c.Placeholder) > maxField {
+		return api.Charge{}, fmt.Errorf("charge: %w", errProtocol)
 	}
 	return c, nil
 }

@@ -293,11 +293,11 @@ func (l *Ledger) Apply(ctx context.Context, changes []store.Change) error {
 	return l.commit(ctx, changes, next, admins(changes))
 }
 
-// admins reports whether a change is an admin's: of anything but grants and times of
-// use, which come and go with every run and would wear an anchor out.
+// admins reports whether a change is an admin's: of anything but grants, times of use and amounts of
+// use, which change with every run and would wear an anchor out.
 func admins(changes []store.Change) bool {
 	for _, c := range changes {
-		if !strings.HasPrefix(c.Key, "grant/") && !strings.HasPrefix(c.Key, "used/") {
+		if !strings.HasPrefix(c.Key, "grant/") && !strings.HasPrefix(c.Key, "used/") && !strings.HasPrefix(c.Key, "spent/") {
 			return true
 		}
 	}
