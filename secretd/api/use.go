@@ -34,6 +34,10 @@ const (
 	UseJWT UseKind = "jwt"
 	// UseGCP is a Google service account's assertion.
 	UseGCP UseKind = "gcp"
+	// UseOAuth is a client secret or a refresh token in a request for tokens (RFC 6749),
+	// whose answer is searched for tokens. Arg is a pattern of the hosts that those may
+	// go to, "" for the binding's own.
+	UseOAuth UseKind = "oauth"
 	// UsePostgres is a password of the Postgres protocol.
 	UsePostgres UseKind = "postgres"
 	// UseMySQL is a password of the MySQL protocol.
@@ -63,6 +67,8 @@ func argRules(k UseKind) (argRule, bool) {
 		return basicArg, true
 	case UseQuery, UseForm, UseJSON, UseCookie:
 		return fieldArg, true
+	case UseOAuth:
+		return hostArg, true
 	case UsePath, UseSigV4, UseJWT, UseGCP, UsePostgres, UseMySQL, UseRedis:
 		return nil, true
 	}
@@ -84,7 +90,7 @@ func parseUse(s string) (Use, error) {
 	kind, arg, colon := strings.Cut(s, ":")
 	rule, known := argRules(UseKind(kind))
 	if !known {
-		return Use{}, errors.New("give bearer, header:NAME, basic, query:NAME, form:FIELD, json:FIELD, path, cookie:NAME, sigv4, jwt, gcp, postgres, mysql or redis")
+		return Use{}, errors.New("give bearer, header:NAME, basic, query:NAME, form:FIELD, json:FIELD, path, cookie:NAME, sigv4, jwt, gcp, oauth[:HOST], postgres, mysql or redis")
 	}
 	if colon && arg == "" {
 		return Use{}, errors.New("nothing after the colon")
@@ -144,6 +150,18 @@ func fieldArg(arg string) (string, error) {
 		}
 	}
 	return arg, checkLength(arg)
+}
+
+// hostArg takes a pattern of hosts in its canonical form, or nothing.
+func hostArg(arg string) (string, error) {
+	if arg == "" {
+		return "", nil
+	}
+	p, err := ParsePattern(arg)
+	if err != nil {
+		return "", errors.New("give a host, as in oauth:api.example.com")
+	}
+	return p.String(), checkLength(p.String())
 }
 
 func checkLength(arg string) error {

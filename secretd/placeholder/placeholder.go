@@ -44,12 +44,17 @@ func NewMarker() string {
 // carry in the run of the marker. It begins as value does when that beginning is a
 // provider's known one, else as keys of name's provider do, else neutrally. It is as
 // long as value when that leaves room for marker and randomness. A URL becomes a URL
-// of the same scheme, user, host and path in which only the password differs. Apart
+// of the same scheme, user, host and path in which only the password differs; a
+// private key in PEM, or a Google service account's JSON, one with a new key of the
+// same kind; a signed token (JWT) one with the same claims and no signature. Apart
 // from those public parts it shares no piece with value. The error wraps
 // api.ErrInvalid; it never holds the value.
 func Mint(runMarker, name string, value []byte) (string, error) {
 	if len(runMarker) != markerLen || !isBase62(runMarker) {
 		return "", fmt.Errorf("mint placeholder for %q: run marker: %w", name, api.ErrInvalid)
+	}
+	if text, ok, err := shaped(runMarker, value); ok || err != nil {
+		return text, err
 	}
 	if u, ok := asURL(value); ok {
 		return mintURL(runMarker, name, u, value)
@@ -149,7 +154,7 @@ func Marker(s string) string {
 			body = password
 		}
 	} else {
-		body = strings.TrimPrefix(cutPrefix(s), neutral)
+		body = strings.TrimPrefix(cutPrefix(signatureOf(s)), neutral)
 	}
 	if len(body) < markerLen+tailLen || !isBase62(body) || body[0] > '9' {
 		return ""
