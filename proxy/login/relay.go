@@ -16,6 +16,12 @@ func (s *Session) Relay() error {
 	if err := s.Open(); err != nil {
 		return err
 	}
+	if client, upstream, ok := s.bare(); ok {
+		return s.Run(
+			func() (int64, error) { return splice(upstream, client) },
+			func() (int64, error) { return splice(client, upstream) },
+		)
+	}
 	return s.Run(
 		func() (int64, error) { return Pump(s.Upstream, s.Client, nil) },
 		func() (int64, error) { return Pump(s.Client, s.Upstream, nil) },
@@ -60,6 +66,49 @@ func (s *Session) Open() error {
 		return err
 	}
 	return s.Upstream.SetDeadline(time.Time{})
+}
+
+// bare returns the sides as they are when neither has TLS and nothing of the client's
+// waits in a buffer: the kernel can then move the data.
+func (s *Session) bare() (client, upstream *net.TCPConn, ok bool) {
+	upstream, ok = s.Upstream.(*net.TCPConn)
+	if !ok || s.Client != net.Conn(s.conn) {
+		return nil, nil, false
+	}
+	s.mu.Lock() // abort looks at the same
+	head, raw := s.conn.Detach()
+	s.mu.Unlock()
+	if client, ok = raw.(*net.TCPConn); !ok || len(head) > 0 {
+		s.Client = &preceded{Conn: s.conn, head: head}
+		return nil, nil, false
+	}
+	return client, upstream, true
+}
+
+// preceded gives back what Detach took.
+type preceded struct {
+	net.Conn
+	head []byte
+}
+
+// Read returns the rest of the head first.
+func (p *preceded) Read(b []byte) (int, error) {
+	if len(p.head) > 0 {
+		n := copy(b, p.head)
+		p.head = p.head[n:]
+		return n, nil
+	}
+	return p.Conn.Read(b)
+}
+
+// splice is Pump between two connections without TLS: io.Copy has the kernel move the
+// bytes from one to the other (splice(2), Linux 2.6.17).
+func splice(dst, src *net.TCPConn) (int64, error) {
+	n, err := io.Copy(dst, src)
+	if err != nil {
+		return n, err
+	}
+	return n, End(dst, io.EOF)
 }
 
 // Pump copies src to dst to its end, which it passes on as a half-close, and returns

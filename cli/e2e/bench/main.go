@@ -3,7 +3,8 @@
 // nothing, and nginx, which ends TLS and encrypts again with kept-alive
 // connections on both sides. Every part is a process of its own, so that the CPU
 // time of a relay is its own: the relay, the upstream (nginx again) and the client
-// (wrk, h2load, or this program in another role).
+// (wrk, h2load, or this program in another role). Databases are measured by their own
+// benchmarks, against a direct connection and pgbouncer.
 //
 // A missed target is a line of the report, never a failure.
 //

@@ -20,7 +20,10 @@ import (
 	"github.com/superserve/superserve/proxy/ca"
 	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/egress"
+	"github.com/superserve/superserve/proxy/login"
 	"github.com/superserve/superserve/proxy/passthrough"
+	"github.com/superserve/superserve/proxy/postgres"
+	"github.com/superserve/superserve/proxy/redis"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/proxy/web"
 	"github.com/superserve/superserve/secretd/api"
@@ -58,10 +61,16 @@ func proxyRole(args []string) error {
 	roots := set.String("roots", "", "PEM file of its CA")
 	record := set.String("audit", "", "file of the audit log")
 	profile := set.String("profile", "", "file of a CPU profile")
+	wire := set.String("wire", "", "postgres or redis: the protocol to relay in place of HTTP")
+	plain := set.Bool("clear", false, "send the key without TLS to a client that has none")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
-	server, err := newProxy(*upstream, *roots, *record)
+	binding := api.Binding{Hosts: []api.Pattern{{Host: host}}, Uses: []api.Use{{Kind: api.UseBearer}}, Plaintext: *plain}
+	if *wire != "" {
+		binding.Uses = []api.Use{{Kind: api.UseKind(*wire)}}
+	}
+	server, err := newProxy(*upstream, *roots, *record, binding)
 	if err != nil {
 		return err
 	}
@@ -85,7 +94,7 @@ func proxyRole(args []string) error {
 	return untilTerm(func(ctx context.Context) error { return server.Serve(ctx, ln) })
 }
 
-func newProxy(upstream, roots, record string) (*proxy.Server, error) {
+func newProxy(upstream, roots, record string, binding api.Binding) (*proxy.Server, error) {
 	pem, err := os.ReadFile(roots)
 	if err != nil {
 		return nil, err
@@ -96,7 +105,7 @@ func newProxy(upstream, roots, record string) (*proxy.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries := []api.Entry{{Name: "BENCH_KEY", Placeholder: placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: host}}, Uses: []api.Use{{Kind: api.UseBearer}}}}}
+	entries := []api.Entry{{Name: "BENCH_KEY", Placeholder: placeholder, Binding: binding}}
 	swapper := swap.New(entries, memory{}, swap.Agent("bench"))
 	policy, err := egress.Parse(egress.Rules{Mode: egress.ModeBound, Bound: swapper.Patterns()})
 	if err != nil {
@@ -111,7 +120,9 @@ func newProxy(upstream, roots, record string) (*proxy.Server, error) {
 		return nil, err
 	}
 	server := web.New(web.Config{CA: authority, Dial: dialer, Swap: swapper, Audit: recorder})
+	wires := login.Config{Entries: entries, Resolver: memory{}, Dial: dialer, CA: authority, Audit: recorder}
 	return proxy.New(proxy.Config{
+		Wires:       []proxy.Wire{postgres.New(wires), redis.New(wires)},
 		Destination: func(netip.AddrPort) (netip.AddrPort, error) { return netip.MustParseAddrPort("198.18.0.1:443"), nil },
 		Names:       oneName{}, Policy: policy, Intercept: swapper.Bound,
 		Web: server, Refuse: server.Refuse(), Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Audit: recorder}),

@@ -76,6 +76,7 @@ func (b *bench) run(ctx context.Context) error {
 		}
 	}
 	b.printRSS("after the load", 0)
+	b.databases(ctx)
 	b.startUp(ctx)
 	b.idleRun(ctx)
 	b.summary()

@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// The name of the way to a database that has nothing in between, and of the pooler that
+// stands for what a proxy of PostgreSQL costs.
+const (
+	nameDirect  = "direct"
+	namePooler  = "pgbouncer"
+	leastDirect = 0.9 // of the direct connection's throughput
+)
+
+// databases measures a database's own benchmark through the proxy and without it. TLS is
+// on all legs of all ways, or on none.
+func (b *bench) databases(ctx context.Context) {
+	for _, clear := range []bool{false, true} {
+		how := "TLS"
+		if clear {
+			how = "in clear"
+		}
+		b.database(ctx, "PostgreSQL, "+how, clear, b.postgres, []databaseRow{
+			{"pgbench -S, 1 client", pgbench(1)}, {"pgbench -S, 16 clients", pgbench(16)},
+		})
+		b.database(ctx, "Redis, "+how, clear, b.redis, []databaseRow{
+			{"redis-benchmark -P 16 -t get", redisBenchmark("get")}, {"redis-benchmark -P 16 -t set", redisBenchmark("set")},
+		})
+	}
+}
+
+// databaseRow is one kind of load; a round of it returns its transactions or requests a
+// second.
+type databaseRow struct {
+	name string
+	load func(ctx context.Context, b *bench, r *relay, clear bool) (float64, error)
+}
+
+// database measures the rows that are wanted, ways taking turns.
+func (b *bench) database(ctx context.Context, what string, clear bool, setUp func(context.Context, bool) ([]*relay, error), rows []databaseRow) {
+	var wanted []databaseRow
+	for _, r := range rows {
+		if r.name = what + ", " + r.name; b.wanted(r.name) {
+			wanted = append(wanted, r)
+		}
+	}
+	if len(wanted) == 0 {
+		return
+	}
+	ways, err := setUp(ctx, clear)
+	if err != nil {
+		fmt.Fprintf(b.out, "%s\n  not measured: %v\n\n", what, err)
+		return
+	}
+	for _, r := range wanted {
+		if err := b.databaseRow(ctx, r, ways, clear); err != nil {
+			fmt.Fprintf(b.out, "%s\n  not measured: %v\n", r.name, err)
+		}
+		fmt.Fprintln(b.out)
+	}
+}
+
+func (b *bench) databaseRow(ctx context.Context, r databaseRow, ways []*relay, clear bool) error {
+	samples := map[string][]sample{}
+	for range b.rounds {
+		for _, way := range ways {
+			before, err := way.cpu()
+			if err != nil {
+				return err
+			}
+			rate, err := r.load(ctx, b, way, clear)
+			if err != nil {
+				return fmt.Errorf("%s: %w", way.name, err)
+			}
+			after, err := way.cpu()
+			if err != nil {
+				return err
+			}
+			s := sample{Count: max(int(rate*b.seconds.Seconds()), 1), Elapsed: b.seconds, CPU: after - before}
+			samples[way.name] = append(samples[way.name], s)
+		}
+	}
+	fmt.Fprintln(b.out, r.name)
+	of := func(name string) float64 {
+		return median(samples[name], sample.rate) / median(samples[nameDirect], sample.rate)
+	}
+	for _, way := range ways {
+		all := samples[way.name]
+		fmt.Fprintf(b.out, "  %-10s %9.0f a second, %.2f× direct, CPU each %.1f µs\n", way.name, median(all, sample.rate), of(way.name), median(all, sample.each))
+	}
+	got := of(nameOurs)
+	b.verdict("throughput", fmt.Sprintf("%.2f× direct", got), fmt.Sprintf("≥ %.2f×", leastDirect), leastDirect/got)
+	return nil
+}
+
+// wire starts our proxy for one protocol.
+func (b *bench) wire(kind string, upstream int, clear bool) (*relay, error) {
+	args := []string{"-upstream", addr(upstream), "-roots", filepath.Join(b.dir, "ca.pem"), "-audit", filepath.Join(b.dir, kind+".audit"), "-wire", kind}
+	if clear {
+		args = append(args, "-clear")
+	}
+	if b.profile != "" {
+		args = append(args, "-profile", filepath.Join(b.profile, fmt.Sprintf("%s-%v.prof", kind, clear)))
+	}
+	ours, err := b.start("proxy", args...)
+	if err != nil {
+		return nil, err
+	}
+	return &relay{ours, nameOurs, placeholder}, nil
+}
+
+// postgres starts a server, a pooler and our proxy in front of it.
+func (b *bench) postgres(ctx context.Context, clear bool) ([]*relay, error) {
+	server, err := b.postgresServer(ctx, clear)
+	if err != nil {
+		return nil, err
+	}
+	direct := &relay{server, nameDirect, key}
+	if out, err := pgbenchCommand(ctx, direct, clear, "-i", "-q", "-s", "5").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("pgbench: %w: %s", err, out)
+	}
+	pooler, err := b.pooler(ctx, server.port, clear)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := b.wire("postgres", server.port, clear)
+	if err != nil {
+		return nil, err
+	}
+	return []*relay{direct, {pooler, namePooler, key}, ours}, nil
+}
+
+// asPostgres makes a folder that belongs to Debian's user postgres, with the
+// certificate in it, and returns what runs a program as that user: neither the server
+// nor the pooler runs as root.
+func (b *bench) asPostgres(name string) (dir string, run func(name string, args ...string) *exec.Cmd, err error) {
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return "", nil, err
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	dir = filepath.Join(b.dir, name)
+	err = errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(b.dir, 0o711))
+	for _, file := range []string{"leaf.pem", "leaf.key", "ca.pem"} {
+		text, failed := os.ReadFile(filepath.Join(b.dir, file))
+		full := filepath.Join(dir, file)
+		err = errors.Join(err, failed, os.WriteFile(full, text, 0o600), os.Chown(full, uid, gid))
+	}
+	err = errors.Join(err, os.Chown(dir, uid, gid))
+	return dir, func(name string, args ...string) *exec.Cmd {
+		cmd := exec.Command(name, args...)
+		cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "PGPASSWORD=" + key}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+		return cmd
+	}, err
+}
+
+func (b *bench) postgresServer(ctx context.Context, clear bool) (*child, error) {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if len(found) == 0 {
+		return nil, errors.New("there is no postgres")
+	}
+	dir, run, err := b.asPostgres(fmt.Sprint("postgres-", clear))
+	if err != nil {
+		return nil, err
+	}
+	data, bin := filepath.Join(dir, "data"), filepath.Dir(found[len(found)-1])
+	password := filepath.Join(dir, "password")
+	if err := os.WriteFile(password, []byte(key), 0o644); err != nil {
+		return nil, err
+	}
+	if out, err := run(bin+"/initdb", "-D", data, "-U", "bench", "--pwfile="+password, "--no-sync", "--locale=C.UTF-8", "-A", "scram-sha-256").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	tls := "on"
+	if clear {
+		tls = "off"
+	}
+	c := &child{port: port, cmd: run(bin+"/postgres", "-D", data, "-p", strconv.Itoa(port), "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1",
+		"-c", "ssl="+tls, "-c", "ssl_cert_file="+dir+"/leaf.pem", "-c", "ssl_key_file="+dir+"/leaf.key", "-c", "fsync=off", "-c", "logging_collector=off")}
+	if err := b.launchAs(c); err != nil {
+		return nil, err
+	}
+	for try := range 200 {
+		if out, err := pgbenchCommand(ctx, &relay{c, "", key}, clear, "-i", "-I", "d").CombinedOutput(); err == nil {
+			break
+		} else if try == 199 {
+			return nil, fmt.Errorf("postgres does not answer: %s", out)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return c, nil
+}
+
+// launchAs is launch for a command that has its own attributes.
+func (b *bench) launchAs(c *child) error {
+	if err := c.cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", c.cmd.Path, err)
+	}
+	b.children = append(b.children, c)
+	return nil
+}
+
+// pooler starts pgbouncer, one server connection a client.
+func (b *bench) pooler(ctx context.Context, upstream int, clear bool) (*child, error) {
+	dir, run, err := b.asPostgres(fmt.Sprint("pgbouncer-", clear))
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	conf := fmt.Sprintf(`[databases]
+* = host=localhost port=%d
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = %s/users
+pool_mode = session
+max_client_conn = 100
+default_pool_size = 50
+ignore_startup_parameters = extra_float_digits
+log_connections = 0
+log_disconnections = 0
+`, upstream, port, dir)
+	if !clear {
+		conf += fmt.Sprintf("client_tls_sslmode = require\nclient_tls_key_file = %[1]s/leaf.key\nclient_tls_cert_file = %[1]s/leaf.pem\n"+
+			"server_tls_sslmode = verify-full\nserver_tls_ca_file = %[1]s/ca.pem\n", dir)
+	}
+	for name, text := range map[string]string{"users": fmt.Sprintf("%q %q\n", "bench", key), "conf": conf} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	c := &child{port: port, cmd: run("pgbouncer", "-q", filepath.Join(dir, "conf"))}
+	if err := b.launchAs(c); err != nil {
+		return nil, err
+	}
+	return c, awaitPort(ctx, port)
+}
+
+func pgbenchCommand(ctx context.Context, way *relay, clear bool, args ...string) *exec.Cmd {
+	mode := "require"
+	if clear {
+		mode = "disable"
+	}
+	cmd := exec.CommandContext(ctx, "pgbench", append(args, "-h", "127.0.0.1", "-p", strconv.Itoa(way.port), "-U", "bench", "postgres")...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "PGPASSWORD=" + way.token, "PGSSLMODE=" + mode}
+	return cmd
+}
+
+var pgbenchRate = regexp.MustCompile(`tps = ([0-9.]+)`)
+
+func pgbench(clients int) func(context.Context, *bench, *relay, bool) (float64, error) {
+	return func(ctx context.Context, b *bench, way *relay, clear bool) (float64, error) {
+		out, err := pgbenchCommand(ctx, way, clear, "-S", "-n", "-j", "1", "-c", strconv.Itoa(clients), "-T", strings.TrimSuffix(seconds(b.seconds), "s")).CombinedOutput()
+		found := pgbenchRate.FindSubmatch(out)
+		if err != nil || found == nil {
+			return 0, fmt.Errorf("pgbench: %w: %s", err, out)
+		}
+		return strconv.ParseFloat(string(found[1]), 64)
+	}
+}
+
+// redis starts a server and our proxy in front of it.
+func (b *bench) redis(ctx context.Context, clear bool) ([]*relay, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"--bind", "127.0.0.1", "--save", "", "--dir", b.dir, "--requirepass", key}
+	if clear {
+		args = append(args, "--port", strconv.Itoa(port))
+	} else {
+		args = append(args, "--port", "0", "--tls-port", strconv.Itoa(port), "--tls-cert-file", b.dir+"/leaf.pem", "--tls-key-file", b.dir+"/leaf.key",
+			"--tls-ca-cert-file", b.dir+"/ca.pem", "--tls-auth-clients", "no")
+	}
+	server := &child{cmd: exec.Command("redis-server", args...), port: port}
+	if err := b.launch(server); err != nil {
+		return nil, err
+	}
+	if err := awaitPort(ctx, port); err != nil {
+		return nil, err
+	}
+	ours, err := b.wire("redis", port, clear)
+	if err != nil {
+		return nil, err
+	}
+	return []*relay{{server, nameDirect, key}, ours}, nil
+}
+
+var redisRate = regexp.MustCompile(`"(?:GET|SET)","([0-9.]+)"`)
+
+// redisBenchmark runs as many requests as take about the time of a measurement.
+func redisBenchmark(command string) func(context.Context, *bench, *relay, bool) (float64, error) {
+	return func(ctx context.Context, b *bench, way *relay, clear bool) (float64, error) {
+		args := []string{"-h", "127.0.0.1", "-p", strconv.Itoa(way.port), "-a", way.token, "-t", command, "-P", "16", "-c", "50", "--csv",
+			"-n", strconv.Itoa(int(300_000 * b.seconds.Seconds()))}
+		if !clear {
+			args = append(args, "--tls", "--insecure")
+		}
+		out, err := exec.CommandContext(ctx, "redis-benchmark", args...).CombinedOutput()
+		found := redisRate.FindSubmatch(out)
+		if err != nil || found == nil {
+			return 0, fmt.Errorf("redis-benchmark: %w: %s", err, out)
+		}
+		return strconv.ParseFloat(string(found[1]), 64)
+	}
+}
