@@ -19,6 +19,7 @@ func main() {
 	switch {
 	case isRunsc(os.Args[0]):
 		allowNoSignal()
+		useFilters()
 		maincli.Main()
 	case os.Args[0] == sandbox.SelfTestName:
 		os.Exit(sandbox.SelfTestMain())
