@@ -72,11 +72,15 @@ func reset(c net.Conn) error {
 // replay is a connection whose first bytes were read already. As with any
 // connection, one goroutine reads at a time; mu is for Detach by another.
 type replay struct {
-	net.Conn
+	net.Conn          // what Detach gives back
+	quick    net.Conn // the same, for Read and Write
 
 	mu   sync.Mutex
 	head []byte
 }
+
+// Write writes to the connection.
+func (r *replay) Write(p []byte) (int, error) { return r.quick.Write(p) }
 
 // Read returns the rest of the head first.
 func (r *replay) Read(p []byte) (int, error) {
@@ -90,7 +94,7 @@ func (r *replay) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	r.mu.Unlock()
-	return r.Conn.Read(p)
+	return r.quick.Read(p)
 }
 
 func (r *replay) take() []byte {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/proxy/egress"
+	"github.com/superserve/superserve/proxy/quick"
 	"github.com/superserve/superserve/secretd/api"
 )
 
@@ -299,7 +300,7 @@ func (d *Dialer) handshake(ctx context.Context, conn net.Conn, name string, alpn
 	defer cancel()
 	cfg := d.tls.Clone() // shares the session cache
 	cfg.ServerName, cfg.NextProtos = name, alpn
-	client := tls.Client(conn, cfg)
+	client := tls.Client(quick.New(conn), cfg)
 	if err := client.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, newError(OpTLS, err)
