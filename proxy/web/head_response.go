@@ -91,8 +91,8 @@ func (h *responseHead) interpret(method []byte) *swap.Refusal {
 			h.listed(value, &keep, &connUpgrade)
 		case fieldContentEncoding:
 			h.codings++
-			h.coding = value
-			h.coded = h.coded || len(value) > 0 && !foldEqual(value, "identity")
+			h.coding = undone(value)
+			h.coded = h.coded || len(h.coding) > 0 && !foldEqual(h.coding, "identity")
 		case fieldUpgrade:
 			upgrade = foldEqual(value, "websocket")
 		case fieldWSAccept:

@@ -134,7 +134,7 @@ func contentCoding(fields []hpack.HeaderField) (coding string, known bool) {
 			if coding != "" {
 				coding += ", "
 			}
-			coding += f.Value
+			coding += string(undone([]byte(f.Value)))
 		case "grpc-encoding":
 			if f.Value != "identity" {
 				return "", false

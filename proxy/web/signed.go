@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"errors"
 	"net/http"
 
@@ -150,4 +151,19 @@ func (r *h2relay) unsign(st *h2stream) {
 		st.chunks.Close()
 		st.chunks = nil
 	}
+}
+
+// undone is a value of Content-Encoding without aws-chunked. That says how a content was
+// uploaded; servers other than AWS's keep it with an object and give it back (versitygw
+// 1.8), where it means nothing.
+func undone(coding []byte) []byte {
+	const chunked = "aws-chunked"
+	if len(coding) < len(chunked) || !foldEqual(coding[:len(chunked)], chunked) {
+		return coding
+	}
+	rest := bytes.TrimLeft(coding[len(chunked):], " \t")
+	if len(rest) > 0 && rest[0] != ',' {
+		return coding
+	}
+	return bytes.Trim(rest, ", \t")
 }
