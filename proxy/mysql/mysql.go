@@ -4,7 +4,8 @@
 // The server speaks first, so the real one is reached at once; the agent gets its
 // greeting with a scramble of ours, proves that it knows the placeholder
 // (mysql_native_password or caching_sha2_password), and the proxy logs in with the
-// real password as the server asks: with these two, or in clear over verified TLS.
+// real password as the server asks: with these two, MariaDB's ed25519, or in clear over
+// verified TLS.
 // The server's own answer to that login is what the agent gets. After the login the
 // bytes are relayed as they are, but for COM_CHANGE_USER, a second login, which is
 // refused.

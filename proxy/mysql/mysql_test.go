@@ -72,6 +72,14 @@ func TestMySQL(t *testing.T) {
 			}
 		}
 	})
+	t.Run("ed25519", func(t *testing.T) {
+		rig := newRig(t, m, secret("MYSQL_URL", "edward", logintest.Password))
+		for range 20 { // a scramble that ends in zero is one of 256
+			if out := client(t, rig, false, "edward", fake(t, rig, "MYSQL_URL"), "SELECT CURRENT_USER()"); out != "edward@%" {
+				t.Errorf("mariadb said %q", out)
+			}
+		}
+	})
 	t.Run("untrusted", func(t *testing.T) {
 		rig := logintest.New(t, logintest.Config{Wire: newWire, Secrets: []logintest.Secret{secret("MYSQL_URL", "alice", logintest.Password)}, Upstream: m.Addr})
 		if out := client(t, rig, false, "alice", fake(t, rig, "MYSQL_URL"), "SELECT 1"); !strings.Contains(out, "upstream_tls_untrusted") {
@@ -137,7 +145,7 @@ try:
 except pymysql.err.OperationalError:
     pass
 assert time.time() - began < 10
-pool = [pymysql.connect(**options) for _ in range(20)]
+pool = [pymysql.connect(**options) for _ in range(50)]
 for p in pool:
     p.cursor().execute("SELECT 1")
     p.close()

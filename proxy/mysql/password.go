@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/subtle"
 	"fmt"
 	"hash"
+
+	"filippo.io/edwards25519"
 
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/login"
@@ -20,7 +23,11 @@ const (
 	pluginNative = "mysql_native_password"
 	pluginSHA2   = "caching_sha2_password"
 	pluginClear  = "mysql_clear_password"
+	pluginEd     = "client_ed25519" // MariaDB's ed25519
 )
+
+// edScrambleLen is the length of pluginEd's scramble, in bytes.
+const edScrambleLen = 32
 
 // What follows packetMore in caching_sha2_password.
 const (
@@ -38,8 +45,36 @@ func prove(plugin string, password, scramble []byte) []byte {
 	case pluginSHA2: // SHA256(p) ^ SHA256(SHA256(SHA256(p)), scramble)
 		one := sum(sha256.New(), password)
 		return mix(one, sum(sha256.New(), sum(sha256.New(), one), scramble))
+	case pluginEd:
+		return sign(password, scramble)
 	}
 	return nil
+}
+
+// sign is an Ed25519 signature (RFC 8032 §5.1.6) of a scramble whose private key is a
+// password of any length, for which the standard library's has no place.
+// https://mariadb.com/kb/en/connection/#client_ed25519-plugin
+func sign(password, scramble []byte) []byte {
+	h := sum(sha512.New(), password)
+	defer locked.Wipe(h)
+	s, err := edwards25519.NewScalar().SetBytesWithClamping(h[:32])
+	if err != nil {
+		return nil // only of another length
+	}
+	public := new(edwards25519.Point).ScalarBaseMult(s).Bytes()
+	r := uniform(sum(sha512.New(), h[32:], scramble))
+	point := new(edwards25519.Point).ScalarBaseMult(r).Bytes()
+	k := uniform(sum(sha512.New(), point, public, scramble))
+	return append(point, k.MultiplyAdd(k, s, r).Bytes()...)
+}
+
+// uniform takes a hash of 64 bytes for a number.
+func uniform(hash []byte) *edwards25519.Scalar {
+	s, err := edwards25519.NewScalar().SetUniformBytes(hash)
+	if err != nil {
+		panic("mysql: " + err.Error()) // only of another length
+	}
+	return s
 }
 
 func sum(h hash.Hash, parts ...[]byte) []byte {
@@ -174,7 +209,10 @@ func (l *loginSteps) change(body []byte) error {
 	if l.plugin == pluginClear {
 		return l.sendClear()
 	}
-	proof := prove(l.plugin, l.password, bytes.TrimSuffix(scramble, []byte{0}))
+	if l.plugin != pluginEd || len(scramble) > edScrambleLen { // a zero may end it, or be a part of it
+		scramble = bytes.TrimSuffix(scramble, []byte{0})
+	}
+	proof := prove(l.plugin, l.password, scramble)
 	if proof == nil {
 		return login.Upstream(login.ReasonUpstream, fmt.Sprintf("the server asks for the login %.40q, which is not known here", l.plugin), nil)
 	}

@@ -2,6 +2,7 @@ package mysql
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
 	"net"
@@ -43,6 +44,15 @@ func TestGreetingGoesRound(t *testing.T) {
 	}
 	if mine := got.local(); bytes.Equal(mine.scramble, want.scramble) || mine.plugin != pluginSHA2 || mine.capabilities&capTLS == 0 {
 		t.Errorf("local = %+v", mine)
+	}
+}
+
+// TestSign has the standard library as its oracle, for a password that has the length of
+// its seeds.
+func TestSign(t *testing.T) {
+	seed, scramble := []byte("0123456789abcdef0123456789abcdef"), []byte("a scramble of the server's, long.")
+	if got, want := sign(seed, scramble), ed25519.Sign(ed25519.NewKeyFromSeed(seed), scramble); !bytes.Equal(got, want) {
+		t.Errorf("sign = %x, want %x", got, want)
 	}
 }
 

@@ -90,7 +90,7 @@ try:
     raise SystemExit("not cancelled")
 except errors.QueryCanceled:
     assert time.time() - began < 10
-pool = [psycopg2.connect(dsn) for _ in range(20)]
+pool = [psycopg2.connect(dsn) for _ in range(50)]
 for p in pool:
     p.cursor().execute("SELECT 1")
 for p in pool:

@@ -16,7 +16,7 @@ import (
 )
 
 // MariaDB is a real MariaDB on 127.0.0.1 with the users alice, who has to come with
-// TLS, and clara, both with Password.
+// TLS, clara, and edward, who logs in by ed25519, all with Password.
 type MariaDB struct {
 	Addr      netip.AddrPort
 	Authority *ca.Authority // of its certificate, which names Host
@@ -68,7 +68,8 @@ func (m *MariaDB) prepare(t testing.TB) {
 	t.Helper()
 	quoted := "'" + Password + "'"
 	script := fmt.Sprintf("CREATE USER alice@'%%' IDENTIFIED BY %[1]s REQUIRE SSL; CREATE USER clara@'%%' IDENTIFIED BY %[1]s;"+
-		"CREATE DATABASE d; GRANT ALL ON d.* TO alice@'%%'; GRANT ALL ON d.* TO clara@'%%'; GRANT PROCESS ON *.* TO alice@'%%'", quoted)
+		"CREATE DATABASE d; GRANT ALL ON d.* TO alice@'%%'; GRANT ALL ON d.* TO clara@'%%'; "+
+		"INSTALL SONAME 'auth_ed25519'; CREATE USER edward@'%%' IDENTIFIED VIA ed25519 USING PASSWORD(%[1]s); GRANT ALL ON d.* TO edward@'%%'; GRANT PROCESS ON *.* TO alice@'%%'", quoted)
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		out, err := Run(t, nil, script, "mariadb", "--no-defaults", "-uroot", "--socket="+m.socket, "--default-character-set=utf8mb4")
 		if err == nil {
