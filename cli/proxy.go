@@ -70,6 +70,7 @@ type proxyRun struct {
 	grants  grants
 	notices *notices
 	gate    *gate
+	begin   func() // starts to accept
 	ca      *ca.Authority
 
 	streams, lookups []net.Listener
@@ -138,8 +139,8 @@ func (p *proxyRun) wire() error {
 	return nil
 }
 
-// serve confines the process, says that it listens, and serves until the supervisor closes Ready. The agent is
-// started after that line, so no byte of it meets a process that is not confined.
+// serve confines the process, says that it could serve, does so from the supervisor's order on, and until that closes
+// Ready. The agent is started after the order, so no byte of it meets a process that is not confined.
 func (p *proxyRun) serve(ctx context.Context) error {
 	pages, err := constants()
 	if err != nil {
@@ -164,15 +165,7 @@ func (p *proxyRun) serve(ctx context.Context) error {
 			}
 		})
 	}
-	for _, l := range p.streams {
-		run(func() error { return p.server.Serve(ctx, l) })
-	}
-	for _, l := range p.lookups {
-		run(func() error { return p.names.ServeTCP(ctx, l) })
-	}
-	for _, c := range p.packets {
-		run(func() error { return p.names.ServeUDP(ctx, c) })
-	}
+	p.begin = sync.OnceFunc(func() { p.accept(ctx, run) })
 	run(func() error { return p.notices.run(ctx, p.ready) })
 	run(func() error { return p.untilClosed(ctx) })
 	<-ctx.Done()
@@ -183,6 +176,20 @@ func (p *proxyRun) serve(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// accept serves every listener. Until it is called they are the self-test's of the cage, which must find its own
+// answers there and no others.
+func (p *proxyRun) accept(ctx context.Context, run func(func() error)) {
+	for _, l := range p.streams {
+		run(func() error { return p.server.Serve(ctx, l) })
+	}
+	for _, l := range p.lookups {
+		run(func() error { return p.names.ServeTCP(ctx, l) })
+	}
+	for _, c := range p.packets {
+		run(func() error { return p.names.ServeUDP(ctx, c) })
+	}
 }
 
 var errSupervisorGone = errors.New("the supervisor closed the run")

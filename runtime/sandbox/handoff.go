@@ -118,7 +118,8 @@ type Notice struct {
 	Order  uint64 `json:"order,omitempty"`  // the number of the order that this answers; Text is then what went wrong, if anything did
 }
 
-// WriteReady tells the supervisor that the proxy listens and how its CA is called: the DER of the certificate.
+// WriteReady tells the supervisor that the proxy could serve, for which it waits for an order, and how its CA is called:
+// the DER of the certificate.
 func WriteReady(w io.Writer, der []byte) error {
 	if _, err := fmt.Fprintf(w, "ca %s\n", base64.StdEncoding.EncodeToString(der)); err != nil {
 		return fmt.Errorf("write ready: %w", err)

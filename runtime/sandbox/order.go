@@ -39,6 +39,7 @@ const (
 // that has the order's number.
 type Order struct {
 	Number  uint64   `json:"number"`
+	Serve   bool     `json:"serve,omitempty"`   // the first: the cage was tested, and its listeners are the proxy's from here on
 	Network *Network `json:"network,omitempty"` // replaces what the agent may reach
 }
 
@@ -71,7 +72,10 @@ type orders struct {
 	answers chan Notice // of the order under way; the others are dropped
 }
 
-func newOrders() *orders { return &orders{answers: make(chan Notice, 1)} }
+func newOrders() *orders { return &orders{number: serveOrder, answers: make(chan Notice, 1)} }
+
+// serveOrder is the number of the first order, which the start gives.
+const serveOrder = 1
 
 // noticed sorts what the proxy says: answers to orders, and sentences for the user.
 func (s *Sandbox) noticed(n Notice) {
@@ -97,16 +101,8 @@ func (s *Sandbox) SetNetwork(ctx context.Context, n Network) error {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	o.number++
-	line, err := json.Marshal(Order{Number: o.number, Network: &n})
-	if err != nil {
-		return fmt.Errorf("set network: %w", err)
-	}
-	if len(line) >= maxOrder {
-		return fmt.Errorf("set network: %d bytes, the limit is %d", len(line), maxOrder)
-	}
 	deadline, _ := ctx.Deadline()
-	s.proxy.ready.SetWriteDeadline(deadline)
-	if _, err := s.proxy.ready.Write(append(line, '\n')); err != nil {
+	if err := s.proxy.order(Order{Number: o.number, Network: &n}, deadline); err != nil {
 		return fmt.Errorf("set network: %w", err)
 	}
 	for {

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -106,20 +107,60 @@ func (p *proxyProcess) start(binary *os.File, uid uint32, extra []*os.File) erro
 	return <-started
 }
 
-// listen waits until the proxy listens and sets ca, its certificate in DER.
-func (p *proxyProcess) listen() error {
+// awaitReady waits until the proxy has confined itself and sets ca, its certificate in DER. It accepts nothing before
+// it is told to serve.
+func (p *proxyProcess) awaitReady() error {
 	p.ready.SetReadDeadline(time.Now().Add(readyTimeout))
+	defer p.ready.SetReadDeadline(time.Time{})
 	ca, err := p.lines.ca()
-	p.ready.SetReadDeadline(time.Time{})
-	if err == nil {
-		p.ca = ca
-		return nil
+	if err != nil {
+		return p.startError(err)
 	}
-	if errors.Is(err, io.EOF) {
+	p.ca = ca
+	return nil
+}
+
+// serve hands the listeners over to the proxy and returns when it has begun to accept.
+func (p *proxyProcess) serve() error {
+	deadline := time.Now().Add(readyTimeout)
+	if err := p.order(Order{Number: serveOrder, Serve: true}, deadline); err != nil {
+		return p.startError(err)
+	}
+	p.ready.SetReadDeadline(deadline)
+	defer p.ready.SetReadDeadline(time.Time{})
+	answer, err := p.lines.notice()
+	switch {
+	case err != nil:
+		return p.startError(err)
+	case answer.Order != serveOrder:
+		return errors.New("start proxy: it answered what it was not asked")
+	case answer.Text != "":
+		return fmt.Errorf("start proxy: %s", answer.Text)
+	}
+	return nil
+}
+
+// startError says why the proxy did not start. One that is dead has said it itself.
+func (p *proxyProcess) startError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 		<-p.done
 		return fmt.Errorf("start proxy: it ended: %s", orUnknown(p.said.String()))
 	}
 	return fmt.Errorf("start proxy: %w", err)
+}
+
+// order writes o on Ready. Orders must not be written at once.
+func (p *proxyProcess) order(o Order, deadline time.Time) error {
+	line, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	if len(line) >= maxOrder {
+		return fmt.Errorf("%d bytes, the limit is %d", len(line), maxOrder)
+	}
+	p.ready.SetWriteDeadline(deadline)
+	_, err = p.ready.Write(append(line, '\n'))
+	return err
 }
 
 // follow passes notices on until the proxy is dead, or talks nonsense, which comes to the same.

@@ -133,8 +133,9 @@ func (p *plan) wait() error {
 }
 
 // prepare does everything up to the agent's first instruction: afterwards the container exists and is held, its cage has
-// been tested, and the proxy listens. What does not depend on each other runs at once, since on an idle machine
-// gVisor's own start takes most of the time, and must not wait for ours.
+// been tested, and the proxy serves. What does not depend on each other runs at once, since on an idle machine
+// gVisor's own start takes most of the time, and must not wait for ours. So the proxy has the listeners while the
+// self-test stands in for it, but accepts nothing before it is told to.
 func (s *Sandbox) prepare(ctx context.Context) (err error) {
 	if s.dir, err = newRunDir(s.cfg.State, s.record()); err != nil {
 		return err
@@ -149,7 +150,8 @@ func (s *Sandbox) prepare(ctx context.Context) (err error) {
 	spec := p.add("spec", s.writeSpec, world, granted)
 	p.add("container", s.startContainer, spec, leaf)
 	tested := p.add("self-test", func() error { return s.testCage(ctx) }, doors, hooks)
-	proxy := p.add("proxy", s.startProxy, tested, granted)
+	proxy := p.add("proxy", s.startProxy, doors, hooks, granted)
+	p.add("serve", func() error { return s.proxy.serve() }, tested, proxy)
 	p.add("trust", func() error { return s.world.Trust(s.proxy.ca) }, proxy, world)
 	p.add("sweep", s.sweep)
 	return p.wait()
@@ -333,7 +335,7 @@ func (s *Sandbox) testCage(ctx context.Context) error {
 	return selfTest(ctx, s.cfg.Binary, s.cage.leaf, s.cage.ns, d)
 }
 
-// startProxy starts the proxy and waits until it listens.
+// startProxy starts the proxy and waits until it could serve.
 func (s *Sandbox) startProxy() error {
 	binary, err := os.Open(s.cfg.Binary)
 	if err != nil {
@@ -375,7 +377,7 @@ func (s *Sandbox) startProxy() error {
 	// The proxy's copy is the only one from here on: when it dies, the grant ends.
 	closeFiles([]*os.File{s.grant.Channel, s.grant.Second})
 	s.grant.Channel, s.grant.Second = nil, nil
-	return s.proxy.listen()
+	return s.proxy.awaitReady()
 }
 
 // openResume opens the way to secretd's resumption socket, which the proxy cannot reach by its path.
