@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -114,7 +113,7 @@ func (p *proxyRun) wire() error {
 		return err
 	}
 	p.gate = &gate{egress.NewLive(policy), swapper}
-	dialer, err := dial.New(dial.Config{Policy: p.gate, Overrides: p.handoff.Resolve, Roots: roots})
+	dialer, err := dial.New(dial.Config{Policy: p.gate, Overrides: p.handoff.Resolve, LazyRoots: roots.pool})
 	if err != nil {
 		return err
 	}
@@ -149,9 +148,6 @@ func (p *proxyRun) serve(ctx context.Context) error {
 	if err := confine(p.warn); err != nil {
 		return err
 	}
-	if err := trim(pages); err != nil {
-		return err
-	}
 	if err := sandbox.WriteReady(p.ready, p.ca.DER()); err != nil {
 		return err
 	}
@@ -168,6 +164,7 @@ func (p *proxyRun) serve(ctx context.Context) error {
 	p.begin = sync.OnceFunc(func() { p.accept(ctx, run) })
 	run(func() error { return p.notices.run(ctx, p.ready) })
 	run(func() error { return p.untilClosed(ctx) })
+	run(func() error { return trimLater(ctx, pages) })
 	<-ctx.Done()
 	p.server.Close()
 	p.names.Close()
@@ -249,16 +246,17 @@ func (p *proxyRun) newPolicy(bound []api.Pattern) (*egress.Policy, error) {
 }
 
 // roots are the host's certificates, read now because confine takes the files away, and the operator's.
-func (p *proxyRun) roots() (*x509.CertPool, error) {
-	roots, err := x509.SystemCertPool()
+func (p *proxyRun) roots() (*roots, error) {
+	all, err := readRoots(rootFiles, rootDirs)
 	if err != nil {
-		roots = x509.NewCertPool()
 		p.warn("the host has no certificates: " + err.Error())
 	}
-	if len(p.handoff.UpstreamCA) > 0 && !roots.AppendCertsFromPEM(p.handoff.UpstreamCA) {
-		return nil, errors.New("read the upstream CA: no certificate in it")
+	if len(p.handoff.UpstreamCA) > 0 {
+		if err := all.add(p.handoff.UpstreamCA); err != nil {
+			return nil, fmt.Errorf("read the upstream CA: %w", err)
+		}
 	}
-	return roots, nil
+	return all, nil
 }
 
 // recorder writes to the run's journal and tells the supervisor's user of refusals.

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +44,19 @@ func constants() ([]region, error) {
 		return nil, lines.Err()
 	}
 	return out, lines.Err()
+}
+
+// trimAfter is when a proxy gives memory back: not while gVisor starts beside it and the agent waits for both.
+const trimAfter = 300 * time.Millisecond
+
+// trimLater trims the process once, unless ctx ends before.
+func trimLater(ctx context.Context, constants []region) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(trimAfter):
+		return trim(constants)
+	}
 }
 
 // trim gives back memory that only the start has used: free pages of the heap, and the pages of constants that

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/superserve/superserve/proxy/egress"
@@ -52,8 +53,11 @@ type Config struct {
 	// "HOST:PORT:ADDR" with the same port. They are the operator's own word, so
 	// their addresses are not classified. HOST may be an IP literal.
 	Overrides []string
-	// Roots are trusted for upstreams; nil means the system's.
+	// Roots are trusted for upstreams; nil means the system's, or those of LazyRoots.
 	Roots *x509.CertPool
+	// LazyRoots is called once, by the first connection that needs roots, while it
+	// is being made: parsing a host's takes 13 ms.
+	LazyRoots func() *x509.CertPool
 	// Resolver looks names up; nil means Go's own resolver with the system's files.
 	Resolver Resolver
 }
@@ -67,6 +71,9 @@ type Dialer struct {
 	net       net.Dialer
 	tls       *tls.Config
 	timeout   time.Duration
+
+	roots func() *x509.CertPool // nil: those of tls
+	early sync.Once             // roots was called ahead of its first use
 }
 
 // New returns a Dialer. It fails when an override cannot be read.
@@ -81,6 +88,9 @@ func New(cfg Config) (*Dialer, error) {
 	}
 	if d.resolver == nil {
 		d.resolver = &net.Resolver{PreferGo: true}
+	}
+	if cfg.LazyRoots != nil {
+		d.roots = sync.OnceValue(cfg.LazyRoots)
 	}
 	d.net.KeepAliveConfig = keepAlive
 	d.net.SetMultipathTCP(false) // so that the kernel can splice, and middleboxes see plain TCP
@@ -272,6 +282,7 @@ func (r *race) drain() {
 // DialTLS connects to h and ends a TLS handshake with it that offers alpn (none
 // when empty). The certificate is verified for h. The error is an *Error.
 func (d *Dialer) DialTLS(ctx context.Context, h api.Host, port uint16, alpn []string) (*tls.Conn, error) {
+	d.prepare()
 	conn, err := d.Dial(ctx, h, netip.Addr{}, port)
 	if err != nil {
 		return nil, err
@@ -281,11 +292,19 @@ func (d *Dialer) DialTLS(ctx context.Context, h api.Host, port uint16, alpn []st
 
 // DialTLSAddr is DialTLS for an IP literal, which the certificate must name.
 func (d *Dialer) DialTLSAddr(ctx context.Context, addr netip.Addr, port uint16, alpn []string) (*tls.Conn, error) {
+	d.prepare()
 	conn, err := d.Dial(ctx, "", addr, port)
 	if err != nil {
 		return nil, err
 	}
 	return d.handshake(ctx, conn, addr.Unmap().String(), alpn)
+}
+
+// prepare parses the roots while the first connection is being made.
+func (d *Dialer) prepare() {
+	if d.roots != nil {
+		d.early.Do(func() { go d.roots() })
+	}
 }
 
 // Secure ends a TLS handshake over conn, for protocols that begin in clear and
@@ -300,6 +319,9 @@ func (d *Dialer) handshake(ctx context.Context, conn net.Conn, name string, alpn
 	defer cancel()
 	cfg := d.tls.Clone() // shares the session cache
 	cfg.ServerName, cfg.NextProtos = name, alpn
+	if d.roots != nil {
+		cfg.RootCAs = d.roots()
+	}
 	client := tls.Client(quick.New(conn), cfg)
 	if err := client.HandshakeContext(ctx); err != nil {
 		conn.Close()

@@ -282,6 +282,25 @@ func dialWrongName(t *testing.T) (*tls.Conn, error) {
 	return d.DialTLS(t.Context(), "a.com", 443, nil)
 }
 
+func TestLazyRootsAreReadOnce(t *testing.T) {
+	u := proxytest.NewUpstream(t)
+	reads := 0
+	d := newDialer(t, public, Config{Overrides: []string{u.Override("a.com", 443)}, LazyRoots: func() *x509.CertPool { reads++; return u.Roots }})
+	if reads != 0 {
+		t.Error("the roots were read before anything was dialled")
+	}
+	for range 2 {
+		c, err := d.DialTLS(t.Context(), "a.com", 443, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	if reads != 1 {
+		t.Errorf("the roots were read %d times", reads)
+	}
+}
+
 func TestDialLiteral(t *testing.T) {
 	d := newDialer(t, public, Config{})
 	for _, a := range []string{"127.0.0.1", "10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1"} {
