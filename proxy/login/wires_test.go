@@ -1,0 +1,192 @@
+package login_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/superserve/superserve/proxy"
+	"github.com/superserve/superserve/proxy/audit"
+	"github.com/superserve/superserve/proxy/login"
+	"github.com/superserve/superserve/proxy/login/logintest"
+	"github.com/superserve/superserve/proxy/mysql"
+	"github.com/superserve/superserve/proxy/postgres"
+	"github.com/superserve/superserve/proxy/proxytest"
+	"github.com/superserve/superserve/proxy/redis"
+	"github.com/superserve/superserve/secretd/api"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// wire is one protocol with the client of its vendor.
+type wire struct {
+	name, scheme, user string
+	use                api.UseKind
+	open               func(login.Config) proxy.Wire
+	upstream           func(testing.TB) (netip.AddrPort, logintest.Config)
+	hello              func(net.Conn) error // what a server does before TLS
+	big                string               // a statement whose answer has 100 MB
+	client             func(rig *logintest.Rig, password, statement string) *exec.Cmd
+}
+
+func wires() []wire {
+	return []wire{
+		{"postgres", "postgres", "user_scram", api.UsePostgres, func(c login.Config) proxy.Wire { return postgres.New(c) },
+			func(t testing.TB) (netip.AddrPort, logintest.Config) {
+				s := logintest.StartPostgres(t)
+				return s.Addr, logintest.Config{Roots: logintest.Roots(s.Authority)}
+			}, postgresHello, "SELECT repeat('x', 1000000) FROM generate_series(1, 100)", psql},
+		{"mysql", "mysql", "alice", api.UseMySQL, func(c login.Config) proxy.Wire { return mysql.New(c) },
+			func(t testing.TB) (netip.AddrPort, logintest.Config) {
+				s := logintest.StartMariaDB(t)
+				return s.Addr, logintest.Config{Roots: logintest.Roots(s.Authority)}
+			}, mysqlHello, strings.TrimSuffix(strings.Repeat("SELECT REPEAT('x', 1000000);", 100), ";"), mariadb},
+		{"redis", "rediss", "alice", api.UseRedis, func(c login.Config) proxy.Wire { return redis.New(c) },
+			func(t testing.TB) (netip.AddrPort, logintest.Config) {
+				s := logintest.StartRedis(t)
+				return s.Addr, logintest.Config{Roots: logintest.Roots(s.Authority)}
+			}, func(net.Conn) error { return nil }, "EVAL|return string.rep('x', 100000000)|0", redisCLI},
+	}
+}
+
+// postgresHello reads SSLRequest and agrees.
+func postgresHello(c net.Conn) error {
+	if _, err := io.ReadFull(c, make([]byte, 8)); err != nil {
+		return err
+	}
+	_, err := c.Write([]byte("S"))
+	return err
+}
+
+// mysqlHello greets as MySQL 8 with TLS and reads SSLRequest.
+func mysqlHello(c net.Conn) error {
+	body := "\x0a8.0\x00\x01\x00\x00\x00abcdefgh\x00\xff\xff\x2d\x02\x00\xff\xc7\x15" + strings.Repeat("\x00", 10) + "ijklmnopqrst\x00mysql_native_password\x00"
+	if _, err := c.Write(append([]byte{byte(len(body)), 0, 0, 0}, body...)); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, 36))
+	return err
+}
+
+func psql(rig *logintest.Rig, password, statement string) *exec.Cmd {
+	u := url.URL{Scheme: "postgres", User: url.UserPassword("user_scram", password), Host: logintest.Host, Path: "/postgres",
+		RawQuery: url.Values{"hostaddr": {"127.0.0.1"}, "port": {port(rig)}, "sslmode": {"verify-full"}, "sslrootcert": {rig.CAFile}}.Encode()}
+	return exec.Command("psql", "-X", "-A", "-t", "-v", "FETCH_COUNT=1", u.String(), "-c", statement)
+}
+
+func mariadb(rig *logintest.Rig, password, statement string) *exec.Cmd {
+	return exec.Command("mariadb", "--no-defaults", "-h127.0.0.1", "-P"+port(rig), "-ualice", "-p"+password, "--ssl-ca="+rig.CAFile, "-q", "-N", "-e", statement)
+}
+
+func redisCLI(rig *logintest.Rig, password, statement string) *exec.Cmd {
+	args := []string{"-h", "127.0.0.1", "-p", port(rig), "--tls", "--sni", logintest.Host, "--cacert", rig.CAFile, "--user", "alice", "--pass", password, "--no-auth-warning"}
+	return exec.Command("redis-cli", append(args, strings.Split(statement, "|")...)...)
+}
+
+func port(rig *logintest.Rig) string { return strconv.Itoa(int(rig.Addr.Port())) }
+
+// rig stands a proxy for the wire before upstream.
+func (w *wire) rig(t testing.TB, upstream netip.AddrPort, cfg logintest.Config) (rig *logintest.Rig, password string) {
+	t.Helper()
+	value := url.URL{Scheme: w.scheme, User: url.UserPassword(w.user, logintest.Password), Host: fmt.Sprintf("%s:%d", logintest.Host, logintest.Port)}
+	cfg.Wire, cfg.Upstream = w.open, upstream
+	cfg.Secrets = []logintest.Secret{{Name: "DATABASE_URL", Value: value.String(), Use: w.use}}
+	rig = logintest.New(t, cfg)
+	u, err := url.Parse(rig.Placeholders["DATABASE_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ = u.User.Password()
+	return rig, password
+}
+
+// TestServerOfAnotherName has a server with a certificate that is trusted, but names
+// another host: it gets no key.
+func TestServerOfAnotherName(t *testing.T) {
+	logintest.Need(t, "psql", "mariadb", "redis-cli")
+	_, _, authority := logintest.Certificate(t, t.TempDir(), -1, "other.example.com")
+	leaf, err := authority.Leaf("other.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range wires() {
+		t.Run("it refuses it over "+w.name, func(t *testing.T) {
+			l := proxytest.Listen(t)
+			came := make(chan error, 1)
+			go func() {
+				c, err := l.Accept()
+				if err != nil {
+					came <- err
+					return
+				}
+				defer c.Close()
+				proxytest.Deadline(t, c)
+				if err := w.hello(c); err != nil {
+					came <- err
+					return
+				}
+				came <- tls.Server(c, &tls.Config{Certificates: []tls.Certificate{*leaf}}).Handshake()
+			}()
+			rig, password := w.rig(t, netip.MustParseAddrPort(l.Addr().String()), logintest.Config{Roots: logintest.Roots(authority)})
+			out, _ := w.client(rig, password, "SELECT 1").CombinedOutput()
+			if !strings.Contains(string(out), "upstream_tls_name") {
+				t.Errorf("the client said %q", out)
+			}
+			if err := <-came; err == nil || !strings.Contains(err.Error(), "bad certificate") {
+				t.Errorf("the server's handshake ended in %v", err)
+			}
+			for _, e := range rig.Records.Wait(t, 1) {
+				if e.Kind == audit.Credential {
+					t.Errorf("record %+v: a key was used", e)
+				}
+			}
+		})
+	}
+}
+
+// TestLargeAnswersTakeNoMemory relays 100 MB in an answer. The proxy is in this
+// process, server and client are not.
+func TestLargeAnswersTakeNoMemory(t *testing.T) {
+	const most = 8 << 20 // bytes
+	for _, w := range wires() {
+		t.Run("it relays them over "+w.name, func(t *testing.T) {
+			upstream, cfg := w.upstream(t)
+			rig, password := w.rig(t, upstream, cfg)
+			runtime.GC()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			cmd := w.client(rig, password, w.big)
+			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "LC_ALL=C.UTF-8")
+			out := &length{}
+			cmd.Stdout = out
+			if err := cmd.Run(); err != nil || out.n < 100_000_000 {
+				t.Fatalf("%v after %d bytes", err, out.n)
+			}
+			runtime.ReadMemStats(&after)
+			if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > most {
+				t.Errorf("the heap grew by %d bytes, at most %d", grown, most)
+			} else {
+				t.Logf("%d bytes went by, the heap grew by %d", out.n, grown)
+			}
+		})
+	}
+}
+
+// length counts what is written.
+type length struct{ n int64 }
+
+func (l *length) Write(p []byte) (int, error) {
+	l.n += int64(len(p))
+	return len(p), nil
+}
