@@ -18,6 +18,8 @@ const (
 	Request Kind = "request"
 	// Credential is one use of one secret, written before the secret is sent.
 	Credential Kind = "credential"
+	// Usage is what the answer to one request with a secret has cost.
+	Usage Kind = "usage"
 )
 
 // Verdict says what became of it.
@@ -56,6 +58,10 @@ type Event struct {
 	Status   int           // of the answer that the agent got
 	Sent     int64         // bytes to the upstream
 	Received int64         // bytes from the upstream
+	Model    string        // of a Usage, as the upstream calls it
+	Tokens   int64         //
+	Micros   int64         // millionths of a US dollar
+	Priced   bool          // the model's price is known, Micros is no upper bound
 	Duration time.Duration // written in milliseconds
 }
 

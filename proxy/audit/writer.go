@@ -107,8 +107,21 @@ func (e *Event) appendJSON(b []byte, w *Writer) []byte {
 	b = appendInt(b, "status", int64(e.Status))
 	b = appendInt(b, "sent", e.Sent)
 	b = appendInt(b, "received", e.Received)
+	if e.Kind == Usage {
+		b = e.appendUsage(b)
+	}
 	b = append(b, `,"ms":`...)
 	return append(appendMillis(b, e.Duration), '}')
+}
+
+func (e *Event) appendUsage(b []byte) []byte {
+	b = appendText(b, "model", e.Model, maxText)
+	b = appendInt(b, "tokens", e.Tokens)
+	b = appendInt(b, "micros", e.Micros)
+	if !e.Priced {
+		b = append(b, `,"unpriced":true`...)
+	}
+	return b
 }
 
 // appendOwn writes the run and the agent, which are nearly always the Writer's.
