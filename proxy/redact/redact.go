@@ -38,7 +38,13 @@ type Pair struct {
 	// Before and After surround the key in Basic credentials that were sent, for
 	// instance "x-access-token:" and "". Both empty: the key was not sent so.
 	Before, After string
+	// Passing says that the key is one of many that come and go, such as the signature of
+	// one token: of those a Set covers the latest, as many as maxPassing.
+	Passing bool
 }
+
+// maxPassing is how many passing keys a Set covers.
+const maxPassing = 64
 
 // Set is what to search for: every form of the values that some Pairs had when
 // New read them. It never changes and is safe for concurrent use, except Close.
@@ -63,6 +69,7 @@ type Set struct {
 // key is a pair with its value copied into the arena.
 type key struct {
 	value, placeholder, before, after []byte
+	passing                           bool
 }
 
 // New returns the Set of the current values of pairs, which takes 10–50 µs a key.
@@ -113,13 +120,24 @@ func (s *Set) covers(p *Pair) bool {
 
 func build(old *Set, pairs []Pair) *Set {
 	s := &Set{probes: old.probes}
+	surplus := -maxPassing
+	for i := range pairs {
+		surplus += passing(pairs[i].Passing)
+	}
 	for _, k := range old.keys {
+		surplus += passing(k.passing)
+	}
+	for _, k := range old.keys {
+		if k.passing && surplus > 0 {
+			surplus--
+			continue
+		}
 		s.take(k)
 	}
 	for i := range pairs {
 		p := &pairs[i]
 		if value := p.Secret(); len(value) >= minKey && !s.covers(p) {
-			s.take(key{value, []byte(p.Placeholder), []byte(p.Before), []byte(p.After)})
+			s.take(key{value, []byte(p.Placeholder), []byte(p.Before), []byte(p.After), p.Passing})
 		}
 	}
 	for _, k := range s.keys {
@@ -127,6 +145,13 @@ func build(old *Set, pairs []Pair) *Set {
 	}
 	s.index()
 	return s
+}
+
+func passing(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func (s *Set) take(k key) {

@@ -35,9 +35,9 @@ func (s *Swapper) WantsBody(t *Target, fields []Field) bool {
 	}
 	switch form, _ := contentForm(fields); form {
 	case urlencoded, formData:
-		return s.bindsKind(t, api.UseForm)
+		return s.bindsKind(t, api.UseForm) || s.bindsTokens(t, form) != nil
 	case jsonText:
-		return s.bindsKind(t, api.UseJSON)
+		return s.bindsKind(t, api.UseJSON) || s.bindsTokens(t, form) != nil
 	}
 	return false
 }
@@ -78,11 +78,11 @@ func contentForm(fields []Field) (form bodyForm, boundary string) {
 // findBody examines the fields of a content that some binding at t names.
 func (s *Swapper) findBody(found []finding, t *Target, q *Request) []finding {
 	switch form, boundary := contentForm(q.Fields); {
-	case form == urlencoded && s.bindsKind(t, api.UseForm):
+	case form == urlencoded && (s.bindsKind(t, api.UseForm) || s.bindsTokens(t, form) != nil):
 		return s.findParams(found, t, api.UseForm, atBody, q.Body, 0)
-	case form == formData && s.bindsKind(t, api.UseForm):
+	case form == formData && (s.bindsKind(t, api.UseForm) || s.bindsTokens(t, form) != nil):
 		return s.findParts(found, t, q.Body, boundary)
-	case form == jsonText && s.bindsKind(t, api.UseJSON) && json.Valid(q.Body):
+	case form == jsonText && (s.bindsKind(t, api.UseJSON) || s.bindsTokens(t, form) != nil) && json.Valid(q.Body):
 		return s.findMembers(found, t, q.Body)
 	}
 	return found
@@ -110,8 +110,8 @@ func (s *Swapper) findParts(found []finding, t *Target, body []byte, boundary st
 		if length < 0 {
 			return found[:first]
 		}
-		if use, bound := s.bindsAt(t, api.UseForm, []byte(partName(body[at:start]))); bound {
-			f := s.placed(finding{site: atBody, value: body, use: use}, body[start:start+length], start, start+length, nil)
+		if use, weak, bound := s.bindsAt(t, api.UseForm, []byte(partName(body[at:start]))); bound {
+			f := s.placed(finding{site: atBody, value: body, use: use, weak: weak}, t, body[start:start+length], start, start+length, nil)
 			f.boundary = delimiter[2:]
 			found = append(found, f)
 		}

@@ -20,6 +20,8 @@ const (
 	exact                    // a placeholder, in a form that can be swapped
 	badSignature             // a signature that names a placeholder, but was not made with one
 	badScheme                // a signature with a placeholder, of a kind that is not made anew
+	badToken                 // a token (JWT) that was signed with no placeholder, where such belong
+	asks                     // no credential, but a request for tokens
 	badStream                // a good signature of a content whose own signatures are of such a kind
 )
 
@@ -40,6 +42,7 @@ type finding struct {
 	use      api.Use // the place, outside of fields
 	boundary []byte  // of the multipart content that it is in
 	signing  *signing
+	weak     bool // the place is a field of requests for tokens, which no binding names
 }
 
 // part is one placeholder within a field.
@@ -49,6 +52,7 @@ type part struct {
 	use        api.Use
 	secret     api.Secret
 	write      writer
+	signed     *signedToken
 	of         func(value []byte) []byte // the piece of the value that stands here; nil: all
 }
 
@@ -159,7 +163,7 @@ func (s *Swapper) examineText(f *finding) {
 
 // takeWhole takes value[start:end] if that is a placeholder of the run.
 func (s *Swapper) takeWhole(f *finding, scheme string, start, end int) bool {
-	e := s.entries[string(f.value[start:end])]
+	e := s.entry(f.value[start:end])
 	if e == nil {
 		return false
 	}
@@ -184,6 +188,9 @@ func (s *Swapper) misfit(f *finding, text []byte) {
 			f.kind, f.about = misfit, e
 			return
 		}
+	}
+	if e := s.purse.within(text); e != nil {
+		f.kind, f.about = misfit, e
 	}
 }
 
@@ -225,7 +232,7 @@ func (s *Swapper) examineBasic(f *finding, rest int) {
 // takeHalf takes one half of Basic credentials if it is a placeholder. A half
 // that merely holds the marker spoils the field.
 func (s *Swapper) takeHalf(f *finding, half []byte, at int, side string) {
-	e := s.entries[string(half)]
+	e := s.entry(half)
 	if e == nil {
 		if s.Marked(half) && f.kind != unknown {
 			s.misfit(f, half)

@@ -13,8 +13,8 @@ import (
 func (s *Swapper) findMembers(found []finding, t *Target, text []byte) []finding {
 	w := jsonWalk{text: text}
 	w.visit = func(start, end int) {
-		if use, bound := s.bindsAt(t, api.UseJSON, w.path); bound {
-			found = append(found, s.placed(finding{site: atBody, value: text, use: use},
+		if use, weak, bound := s.bindsAt(t, api.UseJSON, w.path); bound {
+			found = append(found, s.placed(finding{site: atBody, value: text, use: use, weak: weak}, t,
 				unquote(text[start:end]), start, end, appendJSON))
 		}
 	}

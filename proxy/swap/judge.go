@@ -41,6 +41,9 @@ func (s *Swapper) JudgeRequest(ctx context.Context, t Target, q Request) (*Plan,
 			continue
 		}
 		s.examine(&found[len(found)-1])
+		if s.tokens && found[len(found)-1].kind == own {
+			s.examineToken(&found[len(found)-1], t)
+		}
 	}
 	if s.targets || s.signs || s.bodies && q.Body != nil {
 		found = append(found, s.places(t, q)...)
@@ -65,14 +68,19 @@ func (s *Swapper) judge(ctx context.Context, t *Target, found []finding) (*Plan,
 		count += f.count
 	}
 	if count == 0 {
-		return nil, nil
+		if r := s.unasked(t, found, strict); r != nil {
+			return nil, r
+		}
+		return s.minting(t, found).plan(), nil
 	}
 	for i := range found {
 		if r := s.resolve(ctx, t, &found[i]); r != nil {
 			return nil, r
 		}
 	}
-	return newPlan(found), nil
+	plan := newPlan(found)
+	plan.capture = s.minting(t, found)
+	return plan, nil
 }
 
 // strict returns the entry that forbids the agent's own credentials at t, nil when
@@ -97,6 +105,10 @@ func (s *Swapper) refuse(t *Target, f *finding, strict *entry) *Refusal {
 		return s.unknown(f)
 	case badSignature:
 		return s.unsigned(f)
+	case badToken:
+		if strict != nil {
+			return s.unsignedToken(f)
+		}
 	case badScheme, badStream:
 		return s.unknownScheme(f)
 	case misfit:
@@ -125,12 +137,25 @@ func (s *Swapper) refusePart(t *Target, f *finding, p *part) *Refusal {
 	case !t.TLS && !b.Plaintext:
 		return s.plaintext(t, p.entry)
 	}
-	use, ok := allowed(b.Uses, p.use, f.name)
+	use, ok := p.allowed(f.name)
 	if !ok {
 		return s.place(t, f, p.entry)
 	}
 	p.use = use
 	return nil
+}
+
+// allowed returns the use of p that covers its place.
+func (p *part) allowed(name string) (api.Use, bool) {
+	switch {
+	case p.signed != nil:
+		return p.entry.signsAt(p.use, name)
+	case p.entry.minted != nil && !p.entry.minted.refreshes:
+		if use, ok := allowed(nil, p.use, name); ok {
+			return use, true
+		}
+	}
+	return allowed(p.Binding.Uses, p.use, name)
 }
 
 // allowed returns the use of a binding that covers a place. A binding without uses
@@ -160,6 +185,9 @@ func covers(u, place api.Use, name string) bool {
 		return place.Kind == api.UseBasic && (u.Arg == "" || u.Arg == place.Arg)
 	case api.UseSigV4:
 		return u == place || place == api.Use{Kind: api.UseHeader, Arg: tokenField} || place == api.Use{Kind: api.UseQuery, Arg: tokenParam}
+	case api.UseOAuth:
+		return place == api.Use{Kind: api.UseBasic, Arg: "password"} ||
+			(place.Kind == api.UseForm || place.Kind == api.UseJSON) && tokenFieldOf(u, place.Arg)
 	case api.UseQuery, api.UsePath, api.UseCookie, api.UseForm, api.UseJSON:
 		return u == place
 	}
@@ -182,13 +210,17 @@ func refuseDuplicate(before []finding, f *finding, strict *entry) *Refusal {
 func (s *Swapper) resolve(ctx context.Context, t *Target, f *finding) *Refusal {
 	for i := range f.count {
 		p := &f.parts[i]
-		req := api.ResolveRequest{Placeholder: p.Placeholder, Host: t.Host, Port: t.Port, Use: p.use}
-		if t.Host == "" {
-			req.Addr = t.Addr.Unmap().String()
+		secret, err := s.ask(ctx, t, p)
+		if err == nil && p.signed != nil {
+			if err = s.sign(p, secret); err == nil {
+				continue
+			}
 		}
-		secret, err := s.resolver.Resolve(ctx, req)
 		if err != nil {
 			return s.failed(t, f, p.entry, err)
+		}
+		if p.use.Kind == api.UseOAuth && f.basic {
+			secret = encoded(secret)
 		}
 		if p.of != nil {
 			secret = piece(secret, p.of)
@@ -210,6 +242,22 @@ func piece(whole api.Secret, of func([]byte) []byte) api.Secret {
 		}
 		return append([]byte{}, of(value)...)
 	}
+}
+
+// encoded is a secret as it stands in the Basic credentials of a client (RFC 6749
+// §2.3.1).
+func encoded(plain api.Secret) api.Secret {
+	value := plain()
+	if value == nil || len(unescapable(value)) == 0 {
+		return plain
+	}
+	text := appendPercent(nil, value)
+	return func() []byte { return text }
+}
+
+// unescapable returns the bytes of value that percent-encoding changes.
+func unescapable(value []byte) []byte {
+	return bytes.TrimFunc(value, func(r rune) bool { return r < 0x80 && unreserved(byte(r)) })
 }
 
 var (

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/superserve/superserve/proxy/jwt"
 	"github.com/superserve/superserve/secretd/api"
 )
 
@@ -72,16 +73,18 @@ func pathToken(placeholder string) (token string, isURL bool) {
 	return u.Path[1:], true
 }
 
-// bindsAt returns the use of that kind and name that some entry has at t.
-func (s *Swapper) bindsAt(t *Target, kind api.UseKind, name []byte) (api.Use, bool) {
+// bindsAt returns the use of that kind and name that some entry has at t. A weak one is
+// no entry's own, but a field of requests for tokens.
+func (s *Swapper) bindsAt(t *Target, kind api.UseKind, name []byte) (use api.Use, weak, ok bool) {
 	for e := range s.at(t) {
 		for _, u := range e.places {
 			if u.Kind == kind && u.Arg == string(name) {
-				return u, true
+				return u, false, true
 			}
 		}
 	}
-	return api.Use{}, false
+	use, ok = s.bindsTokenField(t, kind, name)
+	return use, true, ok
 }
 
 func (s *Swapper) bindsKind(t *Target, kind api.UseKind) bool {
@@ -100,14 +103,15 @@ func (s *Swapper) bindsKind(t *Target, kind api.UseKind) bool {
 // the heap, which requests without such places must not pay for.
 func (s *Swapper) places(t Target, q Request) []finding {
 	var found []finding
-	if s.signs && bytes.Contains(q.Target, []byte("X-Amz-Signature=")) && s.bindsKind(&t, api.UseSigV4) {
+	if s.signs && bytes.Contains(q.Target, []byte("Signature=")) && s.bindsKind(&t, api.UseSigV4) {
 		found = s.findPresigned(found, &t, &q)
 	}
 	if s.targets {
 		found = s.findTarget(found, &t, q.Target)
 	}
 	if s.bodies && q.Body != nil {
-		found = s.findBody(found, &t, &q)
+		first := len(found)
+		found = settle(s.findBody(found, &t, &q), first)
 	}
 	return found
 }
@@ -226,8 +230,8 @@ func (s *Swapper) findParams(found []finding, t *Target, kind api.UseKind, in si
 			end = from + i
 		}
 		name, value, ok := bytes.Cut(text[from:end], []byte("="))
-		if use, bound := s.bindsAt(t, kind, unescape(name, true)); ok && bound {
-			found = append(found, s.placed(finding{site: in, value: text, use: use},
+		if use, weak, bound := s.bindsAt(t, kind, unescape(name, true)); ok && bound {
+			found = append(found, s.placed(finding{site: in, value: text, use: use, weak: weak}, t,
 				unescape(value, true), end-len(value), end, appendPercent))
 		}
 		from = end + 1
@@ -244,9 +248,9 @@ func (s *Swapper) findCookies(found []finding, t *Target, index int, field []byt
 			end = from + i
 		}
 		name, value, ok := bytes.Cut(field[from:end], []byte("="))
-		if use, bound := s.bindsAt(t, api.UseCookie, bytes.TrimSpace(name)); ok && bound {
+		if use, _, bound := s.bindsAt(t, api.UseCookie, bytes.TrimSpace(name)); ok && bound {
 			start, stop := trimmed(field, end-len(value), end)
-			found = append(found, s.placed(finding{site: atCookie, index: index, value: field, use: use},
+			found = append(found, s.placed(finding{site: atCookie, index: index, value: field, use: use}, t,
 				unescape(field[start:stop], false), start, stop, nil))
 		}
 		from = end + 1
@@ -270,9 +274,9 @@ func trimmed(b []byte, start, end int) (from, to int) {
 
 // placed completes a finding whose value, as a server would read it, is text and
 // stands at [start, end).
-func (s *Swapper) placed(f finding, text []byte, start, end int, write writer) finding {
+func (s *Swapper) placed(f finding, t *Target, text []byte, start, end int, write writer) finding {
 	f.name = placeName(f.use)
-	e := s.entries[string(text)]
+	e := s.entry(text)
 	switch {
 	case len(text) == 0:
 		f.kind = empty
@@ -283,6 +287,9 @@ func (s *Swapper) placed(f finding, text []byte, start, end int, write writer) f
 		s.misfit(&f, text)
 	default:
 		f.kind = own
+		if s.tokens && jwt.Looks(text) {
+			s.takeToken(&f, t, text, start, end, f.use)
+		}
 	}
 	return f
 }

@@ -19,6 +19,7 @@ type Plan struct {
 
 	target, body rewrite
 	chunks       func() *sign.Chunks
+	capture      *Capture
 }
 
 // rewrite is a text with placeholders in it, by rising offset.
@@ -106,11 +107,14 @@ type Used struct {
 	Use api.Use
 	// Before and After surround it in Basic credentials, as in redact.Pair.
 	Before, After string
+	// Passing says that Secret is one of many that come and go: a signature, or a
+	// token of an answer.
+	Passing bool
 }
 
 // Pair is what redact must look for in the answers.
 func (u Used) Pair() redact.Pair {
-	return redact.Pair{Secret: u.Secret, Placeholder: u.Placeholder, Before: u.Before, After: u.After}
+	return redact.Pair{Secret: u.Secret, Placeholder: u.Placeholder, Before: u.Before, After: u.After, Passing: u.Passing}
 }
 
 // AppendPairs appends the Pair of each secret, for redact.Set.With before the
@@ -224,7 +228,11 @@ func (p *Plan) take(f *finding, found []finding) {
 func appendUsed(dst []Used, f *finding) []Used {
 	for i := range f.count {
 		p := &f.parts[i]
-		u := Used{Name: p.Name, Placeholder: p.Placeholder, Secret: p.secret, Use: p.use}
+		if p.signed != nil {
+			dst = append(dst, p.signed.used(p))
+			continue
+		}
+		u := Used{Name: p.Name, Placeholder: p.Placeholder, Secret: p.secret, Use: p.use, Passing: p.minted != nil}
 		if f.basic && f.count == 1 {
 			u.Before, u.After = around(f)
 		}

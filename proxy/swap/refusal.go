@@ -34,6 +34,8 @@ const (
 	ReasonSignature = "credential_signature"
 	// ReasonScheme: a signature of a kind that is not made anew.
 	ReasonScheme = "credential_scheme"
+	// ReasonUncaptured: an answer that may hold tokens cannot be searched for them.
+	ReasonUncaptured = "credential_uncaptured"
 	// ReasonInvalid: the stored value cannot stand in that field.
 	ReasonInvalid = "credential_invalid"
 )
@@ -140,6 +142,11 @@ func (s *Swapper) unsigned(f *finding) *Refusal {
 		"use access key and secret key of one environment, as they are now")
 }
 
+func (s *Swapper) unsignedToken(f *finding) *Refusal {
+	return forbid(ReasonSignature, f.about, "the token (JWT) in "+f.name+" was not signed with the placeholder of "+f.about.Name,
+		"sign it with the value of the environment variable as it is now, by HS, RS, PS, ES or EdDSA; never alg none")
+}
+
 func (s *Swapper) unknownScheme(f *finding) *Refusal {
 	if f.kind == badStream {
 		return forbid(ReasonScheme, f.parts[f.count-1].entry, "the content's own signatures are of a kind that cannot be made anew with the real key",
@@ -170,7 +177,7 @@ func (s *Swapper) failed(t *Target, f *finding, e *entry, err error) *Refusal {
 		return s.unbound(t, e)
 	case errors.Is(err, api.ErrHost):
 		return s.mismatch(t, e)
-	case errors.Is(err, errShort), errors.Is(err, errBytes), errors.Is(err, errColon), errors.Is(err, errPlace):
+	case errors.Is(err, errShort), errors.Is(err, errBytes), errors.Is(err, errColon), errors.Is(err, errPlace), errors.Is(err, errKind):
 		return forbid(ReasonInvalid, e, fmt.Sprintf("the value of %s cannot stand in %s: it %s", e.Name, f.name, err),
 			fmt.Sprintf("set it again: `superserve secrets set %s %s=…`", s.agent, e.Name))
 	}

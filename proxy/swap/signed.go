@@ -71,7 +71,8 @@ func (s *Swapper) examineSigned(f *finding, t Target, q Request) {
 	s.verify(f, &t, &q, v4)
 }
 
-// findPresigned finds a signature in the query, and the session token beside it.
+// findPresigned finds a signature in the query, and the session token beside it. boto3
+// before 1.29 makes URLs with Version 2 unless it is told otherwise.
 func (s *Swapper) findPresigned(found []finding, t *Target, q *Request) []finding {
 	f := finding{site: atTarget, name: "the query", value: q.Target, use: api.Use{Kind: api.UseSigV4}}
 	v4, ok := sign.ParseQuery(q.Target)
@@ -88,7 +89,7 @@ func (s *Swapper) findPresigned(found []finding, t *Target, q *Request) []findin
 	for param := range bytes.SplitSeq(q.Target[from:], []byte("&")) {
 		if name, value, _ := bytes.Cut(param, []byte("=")); string(name) == tokenParam {
 			end := from + len(param)
-			found = append(found, s.placed(finding{site: atTarget, value: q.Target, use: token},
+			found = append(found, s.placed(finding{site: atTarget, value: q.Target, use: token}, t,
 				unescape(value, false), end-len(value), end, appendPercent))
 		}
 		from += len(param) + 1

@@ -15,9 +15,12 @@ package swap
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 
+	"github.com/superserve/superserve/proxy/jwt"
 	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/placeholder"
 )
 
 // Resolver reveals the value behind a placeholder for one destination, or says
@@ -44,8 +47,8 @@ type Target struct {
 	TLS  bool
 }
 
-// Swapper judges the requests of one run. It never changes and is safe for
-// concurrent use.
+// Swapper judges the requests of one run. But for the tokens that it takes out of
+// answers it never changes, and it is safe for concurrent use.
 type Swapper struct {
 	agent    string
 	resolver Resolver
@@ -58,6 +61,11 @@ type Swapper struct {
 	// targets and bodies say that some binding names a place there, signs that some
 	// secrets sign requests.
 	targets, bodies, signs bool
+	// tokens says that some secrets sign tokens, mints that some get tokens.
+	tokens, mints bool
+	signatures    signatures
+	purse         purse
+	ownMarker     string // of tokens, in a run whose placeholders have none
 }
 
 // entry is a secret of the run.
@@ -68,6 +76,9 @@ type entry struct {
 	token   string    // what of the placeholder a path holds, with UsePath
 	url     bool      // the placeholder is a URL, and token its path
 	signs   bool      // a part of AWS credentials
+	key     *jwt.Key  // the placeholder as a key of tokens
+	mints   bool      // gets tokens
+	minted  *minted   // a token of an answer, nil for a secret that was granted
 }
 
 // bound is one host pattern of an entry.
@@ -91,6 +102,8 @@ func New(entries []api.Entry, r Resolver, options ...Option) *Swapper {
 		names:    newNameSet(),
 		entries:  make(map[string]*entry, len(entries)),
 		hosts:    make(map[api.Host][]bound),
+
+		ownMarker: placeholder.NewMarker(),
 	}
 	for _, o := range options {
 		o(s)
@@ -99,6 +112,9 @@ func New(entries []api.Entry, r Resolver, options ...Option) *Swapper {
 		if !e.Exposed && e.Placeholder != "" {
 			s.take(&entry{Entry: e})
 		}
+	}
+	if s.mints && !slices.Contains(s.markers, s.marker()) {
+		s.markers = append(s.markers, s.ownMarker)
 	}
 	return s
 }
@@ -114,14 +130,29 @@ func (s *Swapper) take(e *entry) {
 		}
 	}
 	s.notePlaces(e)
+	s.noteKey(e)
+	s.noteTokens(e)
 	for _, p := range e.Binding.Hosts {
-		s.patterns = append(s.patterns, p)
-		if p.Wild || p.Addr.IsValid() {
-			s.others = append(s.others, bound{p, e})
-			continue
-		}
-		s.hosts[p.Host] = append(s.hosts[p.Host], bound{p, e})
+		s.reach(p, e)
 	}
+}
+
+// reach has the destinations of p looked into for e.
+func (s *Swapper) reach(p api.Pattern, e *entry) {
+	s.patterns = append(s.patterns, p)
+	if p.Wild || p.Addr.IsValid() {
+		s.others = append(s.others, bound{p, e})
+		return
+	}
+	s.hosts[p.Host] = append(s.hosts[p.Host], bound{p, e})
+}
+
+// entry returns the secret or token behind a placeholder, nil for none.
+func (s *Swapper) entry(text []byte) *entry {
+	if e := s.entries[string(text)]; e != nil || !s.mints {
+		return e
+	}
+	return s.purse.find(text)
 }
 
 // Patterns returns the destinations to which some secret of the run is bound. The

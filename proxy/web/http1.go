@@ -52,6 +52,7 @@ type h1relay struct {
 	upload  upload
 	body    chunkParser // of the request
 	held    held
+	capture *capture // of the answer's tokens; nil for nearly all
 	passing answerBody
 
 	pairs    []redact.Pair
@@ -273,7 +274,7 @@ func (r *h1relay) attempt(ctx context.Context) (again, keep bool, err error) {
 			return false, r.bodyless(), r.refuse(ref, r.bodyless())
 		}
 	}
-	r.idle = false
+	r.idle, r.capture = false, captureOf(ctx, plan)
 	if ref := r.send(plan); ref != nil {
 		return false, false, r.refuse(ref, false)
 	}
@@ -332,7 +333,9 @@ func (r *h1relay) use(plan *swap.Plan) *swap.Refusal {
 			return refuseUnrecorded
 		}
 	}
-	r.event.Secret = plan.Secrets[0].Name
+	if len(plan.Secrets) > 0 {
+		r.event.Secret = plan.Secrets[0].Name
+	}
 	r.s.note(plan)
 	r.cover(plan)
 	return nil

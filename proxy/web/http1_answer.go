@@ -168,6 +168,9 @@ func (r *h1relay) relayInterim(n int) error {
 
 // relayFinal forwards the head of n bytes that was parsed, and the body.
 func (r *h1relay) relayFinal(n int) (keep bool, fault *swap.Refusal, err error) {
+	if r.captures() {
+		return r.relayCaptured(n)
+	}
 	decode := r.res.coded && r.res.body != bodyNone && !r.s.set.Empty()
 	switch {
 	case decode && (r.res.status == http.StatusPartialContent || r.res.codings > 1):

@@ -86,6 +86,10 @@ func (d *h2decoder) Read(p []byte) (int, error) {
 }
 
 func (d *h2decoder) run(coding string) {
+	if d.st.capture != nil {
+		d.runCaptured(coding)
+		return
+	}
 	body, err := redact.Decode(coding, d)
 	if c, ok := body.(io.Closer); ok {
 		defer c.Close() //nolint:errcheck // frees memory only

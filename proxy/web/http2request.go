@@ -159,6 +159,7 @@ func (r *h2relay) decide(ctx context.Context, st *h2stream, req *h2request, cont
 	if err := r.judge.use(st, plan); err != nil {
 		return nil, refuseUnrecorded
 	}
+	st.capture = captureOf(ctx, plan)
 	return plan, nil
 }
 

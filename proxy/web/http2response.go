@@ -117,6 +117,11 @@ func (r *h2relay) response(st *h2stream, b *headerBlock, status int, fields []hp
 		}
 	}
 	st.status, st.answered, st.upstreamDone = status, true, b.endStream
+	if st.capture != nil && !b.endStream && !st.head {
+		r.captureAnswer(st, b.fields, coding)
+		return nil
+	}
+	st.capture = nil
 	if coding != "" {
 		r.decode(st, coding)
 	}
@@ -166,6 +171,9 @@ func (r *h2relay) appendResponse(st *h2stream, list []hpack.HeaderField, last bo
 			if coding != "" {
 				continue
 			}
+		}
+		if coding != "" && checksCoding([]byte(f.Name)) {
+			continue
 		}
 		q.field(f.Name, r.hide(f.Value), f.Sensitive)
 	}
