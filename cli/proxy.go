@@ -23,6 +23,7 @@ import (
 	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/dns"
 	"github.com/superserve/superserve/proxy/egress"
+	"github.com/superserve/superserve/proxy/pace"
 	"github.com/superserve/superserve/proxy/passthrough"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/proxy/web"
@@ -71,6 +72,7 @@ type proxyRun struct {
 	gate    *gate
 	begin   func() // starts to accept
 	ca      *ca.Authority
+	pacer   *pace.Pacer
 
 	streams, lookups []net.Listener
 	packets          []net.PacketConn
@@ -83,7 +85,7 @@ func newProxy(warn func(string)) (*proxyRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &proxyRun{handoff: handoff, warn: warn}
+	p := &proxyRun{handoff: handoff, warn: warn, pacer: pace.New()}
 	err = p.openSockets()
 	if err == nil {
 		err = p.wire()
@@ -133,7 +135,7 @@ func (p *proxyRun) wire() error {
 		Intercept: p.gate.intercepts, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
 		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder),
 		Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Refuse: relay.Refuse(), Audit: recorder}),
-		Audit:       recorder, MaxConns: p.handoff.MaxConns,
+		Audit:       recorder, MaxConns: p.handoff.MaxConns, Beat: p.pacer.Beat,
 	})
 	return nil
 }
@@ -162,6 +164,7 @@ func (p *proxyRun) serve(ctx context.Context) error {
 		})
 	}
 	p.begin = sync.OnceFunc(func() { p.accept(ctx, run) })
+	run(func() error { p.pacer.Run(ctx); return nil })
 	run(func() error { return p.notices.run(ctx, p.ready) })
 	run(func() error { return p.untilClosed(ctx) })
 	run(func() error { return trimLater(ctx, pages) })

@@ -21,6 +21,7 @@ import (
 	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/egress"
 	"github.com/superserve/superserve/proxy/login"
+	"github.com/superserve/superserve/proxy/pace"
 	"github.com/superserve/superserve/proxy/passthrough"
 	"github.com/superserve/superserve/proxy/postgres"
 	"github.com/superserve/superserve/proxy/redis"
@@ -70,7 +71,8 @@ func proxyRole(args []string) error {
 	if *wire != "" {
 		binding.Uses = []api.Use{{Kind: api.UseKind(*wire)}}
 	}
-	server, err := newProxy(*upstream, *roots, *record, binding)
+	pacer := pace.New()
+	server, err := newProxy(*upstream, *roots, *record, binding, pacer.Beat)
 	if err != nil {
 		return err
 	}
@@ -91,10 +93,13 @@ func proxyRole(args []string) error {
 	}
 	ready(ln)
 	defer server.Close()
-	return untilTerm(func(ctx context.Context) error { return server.Serve(ctx, ln) })
+	return untilTerm(func(ctx context.Context) error {
+		go pacer.Run(ctx)
+		return server.Serve(ctx, ln)
+	})
 }
 
-func newProxy(upstream, roots, record string, binding api.Binding) (*proxy.Server, error) {
+func newProxy(upstream, roots, record string, binding api.Binding, beat func()) (*proxy.Server, error) {
 	pem, err := os.ReadFile(roots)
 	if err != nil {
 		return nil, err
@@ -126,7 +131,7 @@ func newProxy(upstream, roots, record string, binding api.Binding) (*proxy.Serve
 		Destination: func(netip.AddrPort) (netip.AddrPort, error) { return netip.MustParseAddrPort("198.18.0.1:443"), nil },
 		Names:       oneName{}, Policy: policy, Intercept: swapper.Bound,
 		Web: server, Refuse: server.Refuse(), Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Audit: recorder}),
-		Audit: recorder,
+		Audit: recorder, Beat: beat,
 	}), nil
 }
 

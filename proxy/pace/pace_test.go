@@ -1,0 +1,147 @@
+package pace
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestPacer(t *testing.T) {
+	was := runtime.GOMAXPROCS(4)
+	t.Cleanup(func() { runtime.GOMAXPROCS(was) })
+
+	t.Run("it leaves one processor and its own in a burst, and all after it", func(t *testing.T) {
+		p, now := started(t)
+		for range 3 {
+			p.begins(now)
+			for p.awake.Load() && runtime.GOMAXPROCS(0) != 2 {
+				runtime.Gosched()
+			}
+			if !p.awake.Load() {
+				t.Fatal("it did not take processors away")
+			}
+			for p.awake.Load() {
+				runtime.Gosched()
+			}
+			if n := runtime.GOMAXPROCS(0); n != 4 {
+				t.Fatalf("%d processors after the burst, want 4", n)
+			}
+		}
+	})
+
+	t.Run("it goes on while there are beats", func(t *testing.T) {
+		p, now := started(t)
+		p.begins(now)
+		for end := time.Now().Add(2 * fewNaps * nap); time.Now().Before(end); runtime.Gosched() {
+			p.Beat()
+		}
+		if !p.awake.Load() {
+			t.Error("it ended in the middle")
+		}
+	})
+
+	t.Run("it lets the collector stop the process", func(t *testing.T) {
+		p, now := started(t)
+		p.begins(now)
+		for start := time.Now(); p.awake.Load() && time.Since(start) < time.Second; {
+			runtime.GC() // stops the world twice
+		}
+	})
+
+	t.Run("it sleeps through a slow stream", func(t *testing.T) {
+		p, now := started(t)
+		for range 100 {
+			p.beat(burst)
+			now.Add(int64(burstTime) + 1)
+		}
+		if p.awake.Load() {
+			t.Errorf("awake after %d beats in %v", burst, burstTime)
+		}
+	})
+
+	t.Run("it ends in a burst, too", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		p, now := New(), clock()
+		p.clock = func() time.Duration { return time.Duration(now.Load()) }
+		p.begins(now)
+		var wg sync.WaitGroup
+		wg.Go(func() { p.Run(ctx) })
+		for runtime.GOMAXPROCS(0) != 2 {
+			runtime.Gosched()
+		}
+		cancel()
+		wg.Wait()
+		if n := runtime.GOMAXPROCS(0); n != 4 {
+			t.Errorf("%d processors afterwards, want 4", n)
+		}
+	})
+}
+
+func started(t *testing.T) (*Pacer, *atomic.Int64) {
+	p, now := New(), clock()
+	p.clock = func() time.Duration { return time.Duration(now.Load()) }
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { p.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return p, now
+}
+
+func clock() *atomic.Int64 {
+	now := new(atomic.Int64)
+	now.Store(int64(time.Hour))
+	return now
+}
+
+// begins a burst.
+func (p *Pacer) begins(now *atomic.Int64) {
+	p.mark.Store(now.Load())
+	p.beat(burst)
+}
+
+func (p *Pacer) beat(n int) {
+	for range n {
+		p.Beat()
+	}
+}
+
+func TestGovernor(t *testing.T) {
+	type tick struct{ percent, times, want int }
+	for name, test := range map[string]struct {
+		most  int
+		ticks []tick
+	}{
+		"it stays at one for what one can do":  {8, []tick{{80, 100, 1}}},
+		"it ignores a moment":                  {8, []tick{{100, fullTicks - 1, 1}, {80, 1, 1}, {100, fullTicks - 1, 1}}},
+		"it doubles while all are busy":        {8, []tick{{95, fullTicks, 2}, {190, fullTicks, 4}, {390, fullTicks, 8}}},
+		"it takes no more than there are":      {3, []tick{{95, fullTicks, 2}, {190, fullTicks, 3}, {300, 10 * fullTicks, 3}}},
+		"it keeps what is half used":           {4, []tick{{95, fullTicks, 2}, {100, 100, 2}}},
+		"it halves after a second of less":     {4, []tick{{95, fullTicks, 2}, {60, halfTicks - 1, 2}, {60, 1, 1}}},
+		"it counts anew after a busier moment": {4, []tick{{95, fullTicks, 2}, {60, halfTicks - 1, 2}, {90, 1, 2}, {60, halfTicks - 1, 2}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := governor{most: test.most, now: 1}
+			for i, tick := range test.ticks {
+				for range tick.times {
+					g.judge(time.Duration(tick.percent)*time.Millisecond, 100*time.Millisecond)
+				}
+				if g.now != tick.want {
+					t.Fatalf("step %d: %d processors after %d ticks of %d %%, want %d", i, g.now, tick.times, tick.percent, tick.want)
+				}
+			}
+		})
+	}
+}
+
+func TestProcessTime(t *testing.T) {
+	for before := processTime(); processTime() == before; {
+		// It grows by being asked.
+	}
+}
