@@ -157,7 +157,7 @@ func (h *responseHead) appendTo(dst []byte, body int, decoded, close bool) []byt
 	dst = append(dst, h.reason...)
 	dst = append(dst, "\r\n"...)
 	for i := range h.fields {
-		if h.forwards(h.ids[i], decoded) {
+		if h.forwards(h.ids[i], decoded) && !(decoded && checksCoding(h.fields[i].Name)) {
 			dst = appendField(dst, h.fields[i].Name, h.fields[i].Value)
 		}
 	}
@@ -170,6 +170,18 @@ func (h *responseHead) appendTo(dst []byte, body int, decoded, close bool) []byt
 		dst = append(dst, "Connection: close\r\n"...)
 	}
 	return append(dst, "\r\n"...)
+}
+
+// checksCoding reports whether a field tells a sum of the content as it was coded,
+// which no client can check when the coding is gone.
+func checksCoding(name []byte) bool {
+	const s3 = "x-amz-checksum-"
+	for _, sum := range []string{"content-md5", "content-digest", "repr-digest", "digest"} {
+		if foldEqual(name, sum) {
+			return true
+		}
+	}
+	return len(name) > len(s3) && foldEqual(name[:len(s3)], s3)
 }
 
 // forwards reports whether a field goes to the client. Alt-Svc would lead the
