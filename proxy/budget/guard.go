@@ -167,7 +167,7 @@ func (g *Guard) tell(ctx context.Context, w *watched, s api.Spend) error {
 }
 
 // spend tells of an answer, beside the relaying; the next request with the secret waits for it.
-func (g *Guard) spend(w *watched, s api.Spend) {
+func (g *Guard) spend(w *watched, s api.Spend, record func()) {
 	told := make(chan struct{})
 	w.mu.Lock()
 	before := w.tail
@@ -175,6 +175,7 @@ func (g *Guard) spend(w *watched, s api.Spend) {
 	w.mu.Unlock()
 	g.work.Go(func() {
 		defer close(told)
+		record()
 		if before != nil {
 			<-before
 		}
@@ -300,14 +301,16 @@ func (m *Meter) charge(u Usage) {
 		e := m.request.Event
 		e.Kind, e.Verdict, e.Secret, e.Model, e.Tokens, e.Micros = audit.Usage, audit.Allowed, w.name, u.Model, u.Tokens(), micros
 		e.Priced = known
-		g.cfg.Audit.Record(e) //nolint:errcheck // the answer has been given; the account below is what binds
+		// Beside the relaying: the answer has been given, and the account below is what binds.
+		record := func() { g.cfg.Audit.Record(e) } //nolint:errcheck // as above
 		if w.limits == (api.Limits{}) {
+			g.work.Go(record)
 			continue
 		}
 		if !known && w.limits.MicrosPerDay|w.limits.MicrosPerRun != 0 {
 			g.noteModel(w.name, u.Model)
 		}
-		g.spend(w, api.Spend{Tokens: u.Tokens(), Micros: micros})
+		g.spend(w, api.Spend{Tokens: u.Tokens(), Micros: micros}, record)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/proxy/audit"
+	"github.com/superserve/superserve/proxy/budget"
 	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/proxy/swap"
 )
@@ -54,6 +55,7 @@ type h1relay struct {
 	held    held
 	capture *capture // of the answer's tokens; nil for nearly all
 	passing answerBody
+	meter   *budget.Meter // of the answer; nil for nearly all
 
 	pairs    []redact.Pair
 	event    audit.Event
@@ -270,6 +272,10 @@ func (r *h1relay) attempt(ctx context.Context) (again, keep bool, err error) {
 		return false, false, r.refuse(dialRefusal(r.s.target, err), false)
 	}
 	if plan != nil {
+		if ref := r.admit(ctx, plan); ref != nil {
+			return false, r.bodyless(), r.refuse(ref, r.bodyless())
+		}
+		defer r.metered()
 		if ref := r.use(plan); ref != nil {
 			return false, r.bodyless(), r.refuse(ref, r.bodyless())
 		}

@@ -387,6 +387,9 @@ func (a *answerBody) redact(p []byte) {
 	if len(p) == 0 {
 		return
 	}
+	if r.meter != nil {
+		r.meter.Write(p)
+	}
 	if !a.stream.Clean(p) {
 		r.tmp = a.stream.Append(r.tmp[:0], p)
 		p = r.tmp
@@ -405,6 +408,7 @@ func (a *answerBody) emit(p []byte) {
 // finish ends the body: what the redactor held back, the last chunk, trailers.
 func (a *answerBody) finish() error {
 	r := a.r
+	r.metered() // before the client has the end, and may ask again
 	r.tmp = a.stream.Flush(r.tmp[:0])
 	a.emit(r.tmp)
 	if a.framing != bodyChunked {

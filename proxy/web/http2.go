@@ -98,6 +98,8 @@ type h2judge interface {
 	wantsBody(fields []swap.Field) bool
 	// credentials decides on a request (R2, R3, R4).
 	credentials(ctx context.Context, q swap.Request) (*swap.Plan, *swap.Refusal)
+	// admit asks the budget for a request that carries keys, or refuses it.
+	admit(ctx context.Context, st *h2stream, plan *swap.Plan) *swap.Refusal
 	// use records that the plan's keys are about to be sent. An error refuses it.
 	use(st *h2stream, plan *swap.Plan) error
 	// cover returns the set widened by the plan's keys.

@@ -133,6 +133,9 @@ func (d *h2decoder) send(p []byte, last bool) bool {
 // hide returns what the redactor gives out for p. It may be more than the
 // windows let out at once, so it is not counted as held.
 func (d *h2decoder) hide(p []byte, last bool) []byte {
+	if d.st.meter.Write(p); last {
+		d.st.meter.Done(d.st.sent, d.st.status)
+	}
 	d.relay.arm(d.st)
 	if d.st.redact == nil {
 		return p

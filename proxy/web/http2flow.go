@@ -258,6 +258,12 @@ func (r *h2relay) relayData(st *h2stream, p []byte) {
 func (r *h2relay) appendData(st *h2stream, p []byte) int {
 	q := r.client.out
 	r.arm(st)
+	if st.meter != nil {
+		st.meter.Write(p)
+		if st.upstreamDone {
+			st.meter.Done(st.sent, st.status) // before the client has the end, and may ask again
+		}
+	}
 	if st.redact == nil {
 		q.reserve(frameHeaderBytes + len(p))
 		at := q.begin(http2.FrameData, 0, st.id)

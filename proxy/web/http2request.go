@@ -156,6 +156,9 @@ func (r *h2relay) decide(ctx context.Context, st *h2stream, req *h2request, cont
 	if ref != nil || plan == nil {
 		return nil, ref
 	}
+	if ref := r.judge.admit(ctx, st, plan); ref != nil {
+		return nil, ref
+	}
 	if err := r.judge.use(st, plan); err != nil {
 		return nil, refuseUnrecorded
 	}

@@ -227,6 +227,7 @@ func (r *h2relay) endWithTrailers(st *h2stream, fields []hpack.HeaderField) {
 		}
 	}
 	appendTrailers(r.client.out, st.id, fields)
+	st.meter.Done(st.sent, st.status)
 	r.closeDone(st)
 }
 

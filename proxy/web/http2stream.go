@@ -6,6 +6,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/superserve/superserve/proxy/budget"
 	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/proxy/web/sign"
@@ -73,6 +74,7 @@ func (r *h2relay) close(st *h2stream) {
 		r.held -= int64(st.redact.Held())
 		st.redact = nil
 	}
+	st.meter.Done(st.sent, st.status)
 	r.events = append(r.events, r.judge.event(st))
 	if st.decode != nil {
 		st.decode.stop(r)

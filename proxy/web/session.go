@@ -23,6 +23,7 @@ import (
 
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
+	"github.com/superserve/superserve/proxy/budget"
 	"github.com/superserve/superserve/proxy/ca"
 	"github.com/superserve/superserve/proxy/egress"
 	"github.com/superserve/superserve/proxy/redact"
@@ -61,6 +62,8 @@ type Config struct {
 	Audit audit.Recorder // takes one event a request, and one a use of a key before the key leaves
 	Log   *zap.Logger    // nil means none
 
+	// Budget bounds what requests with a key may use; nil bounds nothing.
+	Budget *budget.Guard
 	// Policy judges requests; nil judges none.
 	Policy Policy
 	// Recheck judges the address of a parked connection before it is used again; nil allows all.
@@ -79,6 +82,7 @@ type Server struct {
 	// over all its connections.
 	forms redact.Cache
 
+	budget  *budget.Guard
 	policy  Policy
 	recheck recheck
 
@@ -94,7 +98,7 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		dial: cfg.Dial, swap: cfg.Swap, audit: cfg.Audit, log: log.Named("web"),
-		ca: cfg.CA, park: newPark(), policy: cfg.Policy, recheck: cfg.Recheck,
+		ca: cfg.CA, park: newPark(), budget: cfg.Budget, policy: cfg.Policy, recheck: cfg.Recheck,
 		sessions: make(map[*session]struct{}),
 	}
 }

@@ -111,7 +111,8 @@ func relayBytes(dst io.Writer, w *window) (sent int64) {
 // relayFrames redacts what the server says. An end between frames is the
 // server's; a frame that breaks the protocol ends the tunnel.
 func (r *h1relay) relayFrames(deflated *deflate) error {
-	f := frames{stream: r.s.set.Stream(), value: r.s.set.Value, deflate: deflated != nil}
+	f := frames{stream: r.s.set.Stream(), value: r.s.set.Value, deflate: deflated != nil, meter: r.meter}
+	r.meter.Socket()
 	u := unpacker{relay: r, f: &f, forgets: f.deflate && deflated.forgets}
 	defer u.wipe()
 	for {
@@ -131,6 +132,9 @@ func (r *h1relay) relayFrames(deflated *deflate) error {
 		}
 		if !ok {
 			return errFrame
+		}
+		if r.meter.Over() {
+			return errBudget
 		}
 		if err := r.up.fill(recordBuffer); err != nil {
 			if errors.Is(err, io.EOF) && r.up.empty() && f.left == 0 {

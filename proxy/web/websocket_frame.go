@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 
+	"github.com/superserve/superserve/proxy/budget"
 	"github.com/superserve/superserve/proxy/redact"
 )
 
@@ -34,6 +35,7 @@ type frames struct {
 	value   func([]byte) []byte
 	deflate bool // permessage-deflate was negotiated
 	tmp     []byte
+	meter   *budget.Meter // reads the messages too; nil for nearly all
 
 	left   int64 // payload of the current data frame that has not come
 	final  bool  // of the current data frame
@@ -118,6 +120,7 @@ func (f *frames) begin(dst []byte, first byte, length int64) ([]byte, bool) {
 
 // payload takes some payload of the current frame; left is what follows it.
 func (f *frames) payload(dst, p []byte) []byte {
+	f.meter.Write(p)
 	if f.final {
 		dst = f.stream.Append(dst, p)
 		if f.left == 0 {

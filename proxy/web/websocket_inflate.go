@@ -76,6 +76,7 @@ func (u *unpacker) unpack(reader io.ReadCloser, buf []byte) error {
 		for {
 			n, err := reader.Read(buf)
 			u.remember(buf[:n])
+			f.meter.Write(buf[:n])
 			f.tmp = f.stream.Append(f.tmp, buf[:n])
 			if u.out > freeMessage && u.out/maxUnpacked > u.in {
 				return errFrame
