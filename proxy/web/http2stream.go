@@ -35,6 +35,7 @@ type h2stream struct {
 	lent         int                 // bytes of DATA that the client may send for them beyond the upstream's window
 	redact       *redact.Stream
 	decode       *h2decoder
+	meter        *budget.Meter       // of the answer's cost; nil for nearly all
 	capture      *capture            // of the answer's tokens; nil for nearly all
 	answer       []hpack.HeaderField // of the answer that is captured
 
