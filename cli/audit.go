@@ -193,7 +193,7 @@ func (sh *shell) auditText(_ []byte, r auditRecord) error {
 	if r.Verdict != "allow" {
 		c = red
 	}
-	_, err := fmt.Fprintf(sh.out, "%s  %s  %s  %s  %s\n", r.Time.Local().Format("2006-01-02 15:04:05.000"), escapeLine(r.Run), escapeLine(r.Agent),
+	_, err := fmt.Fprintf(sh.out, "%s  %s  %s  %s  %s\n", r.Time.Local().Format(watchTime), escapeLine(r.Run), escapeLine(r.Agent),
 		sh.paint(sh.out, c, fmt.Sprintf("%-6s", escapeLine(r.Verdict))), escapeLine(r.sentence()))
 	return err
 }

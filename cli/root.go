@@ -131,6 +131,7 @@ func (sh *shell) commands() []*cobra.Command {
 		sh.runCommand(),
 		sh.psCommand(),
 		sh.logsCommand(),
+		sh.watchCommand(),
 		sh.execCommand(),
 		sh.stopCommand(),
 		sh.diffCommand(),

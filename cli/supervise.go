@@ -5,12 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +40,7 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 	if err != nil {
 		return sh.startFailed(cfg.Agent, err)
 	}
+	out.agent.Store(s)
 	out.event(runEvent{Type: "run.started", Run: s.ID()})
 	done, killed := make(chan struct{}), false
 	var forwarder sync.WaitGroup
@@ -51,6 +52,7 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 		result.Code = exitInterrupted
 	}
 	out.flush()
+	sh.heldNotes(out, s.ID())
 	sh.afterwards(cfg, s.ID(), began, f)
 	out.event(runEvent{Type: "run.completed", Run: s.ID(), Code: &result.Code, Reason: string(result.Reason), Text: result.Detail, Milliseconds: time.Since(began).Milliseconds()})
 	return sh.ended(result, err, f)
@@ -123,6 +125,8 @@ type outlet struct {
 	stderr *lineEvents
 	w      io.Writer
 	mu     *sync.Mutex // one event a write
+	agent  atomic.Pointer[sandbox.Sandbox]
+	held   []string // notices that came while the agent drew the screen; the sandbox's goroutine appends
 }
 
 // runEvent is one line of `run --json`.
@@ -160,20 +164,6 @@ func (sh *shell) outlet(cfg *sandbox.Config, f runFlags) *outlet {
 		}
 	}
 	return o
-}
-
-// notice says what the proxy refused, once for each destination: the text up to its reason tells. While the agent has the terminal it is raw, and a line end needs
-// its carriage return.
-func (sh *shell) notice(o *outlet, f runFlags, text string) {
-	switch {
-	case o.json:
-		o.event(runEvent{Type: "notice", Text: text})
-	case f.quiet:
-	case f.tty:
-		fmt.Fprintf(sh.err, "\r%s %s\r\n", sh.paint(sh.err, yellow, "note:"), escapeLine(text))
-	default:
-		sh.note("%s", escapeLine(text))
-	}
 }
 
 // event prints one event in the JSON form, nothing otherwise.

@@ -80,7 +80,7 @@ const serveOrder = 1
 // noticed sorts what the proxy says: answers to orders, and sentences for the user.
 func (s *Sandbox) noticed(n Notice) {
 	if n.Order == 0 {
-		s.cfg.Notice(n.Text)
+		s.tell(n)
 		return
 	}
 	select {

@@ -63,9 +63,10 @@ func changesDir(runDir string) string { return filepath.Join(runDir, "changes") 
 
 // runDir is the directory of a run that this process supervises.
 type runDir struct {
-	path string
-	lock *os.File
-	rec  Record
+	path    string
+	lock    *os.File
+	rec     Record
+	notices *noticeLog
 }
 
 // newRunDir makes and locks the directory.
@@ -84,6 +85,9 @@ func newRunDir(state string, rec Record) (*runDir, error) {
 	if err == nil {
 		d.lock = lock
 		err = os.Rename(temp, d.path)
+	}
+	if err == nil {
+		d.notices, err = openNotices(d.path)
 	}
 	if err == nil {
 		err = d.write()
@@ -140,6 +144,7 @@ func (d *runDir) logs() (out, err *os.File, e error) {
 // end stores how the run ended, or removes the directory if nobody asked to keep it.
 func (d *runDir) end(r Result) error {
 	defer d.lock.Close()
+	defer d.notices.file.Close()
 	if !d.rec.Logs {
 		return d.remove()
 	}

@@ -171,7 +171,7 @@ func (s *Sandbox) enter() error {
 		return err
 	}
 	for _, n := range s.world.Notes() {
-		s.cfg.Notice(n)
+		s.tell(Notice{Kind: "sandbox", Text: n})
 	}
 	s.cage.closeListeners()
 	s.io.control(inside{s.world, s.gv, s.id}.job(func() string { return "1" }))
