@@ -50,9 +50,10 @@ limits: ## attack a proxy and print what it costs (docs/LIMITS.md)
 	@scripts/setup limits
 	LIMITS=1 go test -count=1 -timeout 30m -v ./proxy/abuse
 
-bench: build ## ratios against a splice, nginx and runsc alone
+bench: build ## ratios against a splice, nginx, pgbouncer and runsc alone
 	@scripts/setup test
 	$(ROOT) go run ./cli/e2e/bench
+	go test -run '^$$' -bench 'Scan/(append|memcpy)|Keys/(chunk|event)' ./proxy/redact
 
 demo: build ## the main job: what the agent sees and what the upstream sees
 	@scripts/setup demo
