@@ -33,6 +33,7 @@ func main() {
 	access, secret, token := os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")
 	client, err := minio.New(host, &minio.Options{Creds: credentials.NewStaticV4(access, secret, token), Secure: true, Region: region, TrailingHeaders: true})
 	check("client", err)
+	client.SetS3EnableDualstack(false)
 	ctx := context.Background()
 	small, large := pattern(1000), pattern(17<<20)
 	put := func(name string, content []byte, options minio.PutObjectOptions) {
