@@ -101,6 +101,15 @@ func (g grants) resolver() swap.Resolver {
 // resolvers are leases by placeholder.
 type resolvers map[string]*lease.Lease
 
+// Renew implements swap.Renewer.
+func (r resolvers) Renew(ctx context.Context, renewal api.Renewal) error {
+	l, ok := r[renewal.Placeholder]
+	if !ok {
+		return api.ErrUnknown
+	}
+	return l.Renew(ctx, renewal)
+}
+
 // Resolve implements swap.Resolver.
 func (r resolvers) Resolve(ctx context.Context, ask api.ResolveRequest) (api.Secret, error) {
 	l, ok := r[ask.Placeholder]

@@ -143,6 +143,20 @@ func FuzzParseRequest(f *testing.F) {
 	})
 }
 
+func FuzzParseRenewal(f *testing.F) {
+	f.Add(appendRenewal(nil, api.Renewal{Placeholder: "p", Refresh: []byte("r"), ID: []byte("i")}))
+	f.Add([]byte{0, 0, 0, 1, 'p', 255, 255, 255, 255})
+	f.Fuzz(func(t *testing.T, p []byte) {
+		r, err := parseRenewal(p)
+		if err != nil {
+			return
+		}
+		if again := appendRenewal(nil, r); !bytes.Equal(again, p) {
+			t.Fatalf("%x decodes to what encodes as %x", p, again)
+		}
+	})
+}
+
 // FuzzServe feeds arbitrary bytes to secretd's end after a greeting.
 func FuzzServe(f *testing.F) {
 	hello := frame{kindHello, 0, helloPayload(0)}

@@ -186,6 +186,39 @@ func (l *Lease) Charge(ctx context.Context, c api.Charge) (api.Verdict, error) {
 	}
 }
 
+// Renew has secretd store what a token endpoint gave for a refresh token of the run, and
+// returns when that is acknowledged: sealed and on disk. The error wraps api.ErrDenied
+// when the run's secrets are not stored, or this one may not be renewed; with
+// api.ErrUnavailable it may be tried again. The tokens stay the caller's.
+func (l *Lease) Renew(ctx context.Context, r api.Renewal) error {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	k, err := l.channel(ctx)
+	if err != nil {
+		return err
+	}
+	payload := appendRenewal(make([]byte, 0, renewalRoom+len(r.Placeholder)+len(r.Refresh)+len(r.Access)+len(r.ID)), r)
+	defer clear(payload)
+	if len(payload) > maxFrame-frameFixed {
+		return fmt.Errorf("renew: %w: the tokens are too long", api.ErrInvalid)
+	}
+	_, err = k.exchange(ctx, kindRenew, payload)
+	if errors.Is(err, errLinkDown) {
+		l.drop(k)
+		return fmt.Errorf("renew: %w", api.ErrUnavailable)
+	}
+	// What secretd pushes may come after its answer: nobody may be given the old token.
+	name := l.nameOf(r.Placeholder)
+	access, id := api.LoginNames(name)
+	for _, n := range []string{name, access, id} {
+		l.cache.forget(n)
+	}
+	return err
+}
+
+// renewalRoom is for the lengths in a renewal, in bytes.
+const renewalRoom = 16
+
 func (l *Lease) nameOf(placeholder string) string {
 	for i := range l.entries {
 		if l.entries[i].Placeholder == placeholder {

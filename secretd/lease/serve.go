@@ -37,6 +37,13 @@ type Accountant interface {
 	Charge(ctx context.Context, c api.Charge) (api.Verdict, error)
 }
 
+// Renewer is a Keeper that stores what a token endpoint gave for one of its secrets.
+// When Renew returns nil the tokens are on disk. They are the caller's, who wipes them.
+// Renew is safe for concurrent use; its error's sentinel is all that the peer learns.
+type Renewer interface {
+	Renew(ctx context.Context, r api.Renewal) error
+}
+
 // requestBuffer holds a few requests, in bytes.
 const requestBuffer = 2 << 10
 
@@ -177,6 +184,12 @@ func (s *server) work(ctx context.Context, f frame) (func() error, error) {
 	case kindCharge:
 		c, err := parseCharge(f.payload)
 		return func() error { return s.charge(ctx, f.id, c) }, err
+	case kindRenew:
+		r, err := parseRenewal(f.payload)
+		return func() error {
+			defer clear(f.payload)
+			return s.renew(ctx, f.id, r)
+		}, err
 	}
 	return nil, fmt.Errorf("frame of kind %d: %w", f.kind, errProtocol)
 }
@@ -211,6 +224,20 @@ func (s *server) charge(ctx context.Context, id uint64, c api.Charge) error {
 		return fmt.Errorf("verdict: %w", err)
 	}
 	return s.write(kindValue, id, p)
+}
+
+// renew asks the keeper to store tokens. One that stores nothing refuses.
+func (s *server) renew(ctx context.Context, id uint64, r api.Renewal) error {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	k, ok := s.keeper.(Renewer)
+	if !ok {
+		return s.refuse(id, api.ErrDenied)
+	}
+	if err := k.Renew(ctx, r); err != nil {
+		return s.refuse(id, err)
+	}
+	return s.write(kindValue, id, nil)
 }
 
 func (s *server) refuse(id uint64, err error) error {

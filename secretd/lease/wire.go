@@ -63,6 +63,34 @@ func canonical(r api.ResolveRequest, fields [5]string) (api.ResolveRequest, erro
 	return r, nil
 }
 
+// appendRenewal encodes a renewal: four strings, each a u32 length and its bytes.
+func appendRenewal(dst []byte, r api.Renewal) []byte {
+	for _, s := range [...][]byte{[]byte(r.Placeholder), r.Refresh, r.Access, r.ID} {
+		dst = binary.BigEndian.AppendUint32(dst, uint32(len(s)))
+		dst = append(dst, s...)
+	}
+	return dst
+}
+
+// parseRenewal decodes what appendRenewal made. The tokens alias p.
+func parseRenewal(p []byte) (api.Renewal, error) {
+	var fields [4][]byte
+	for i := range fields {
+		if len(p) < 4 {
+			return api.Renewal{}, fmt.Errorf("renewal: %w", errProtocol)
+		}
+		n := binary.BigEndian.Uint32(p)
+		if n > api.MaxValue || int(n) > len(p)-4 {
+			return api.Renewal{}, fmt.Errorf("renewal: %w", errProtocol)
+		}
+		fields[i], p = p[4:4+n:4+n], p[4+n:]
+	}
+	if len(p) != 0 || len(fields[0]) > maxField {
+		return api.Renewal{}, fmt.Errorf("renewal: %w", errProtocol)
+	}
+	return api.Renewal{Placeholder: string(fields[0]), Refresh: fields[1], Access: fields[2], ID: fields[3]}, nil
+}
+
 func parseEntry(p []byte) (api.Entry, error) {
 	var e api.Entry
 	if err := json.Unmarshal(p, &e); err != nil || api.CheckName(e.Name) != nil || e.Placeholder == "" && !e.Exposed {
