@@ -112,7 +112,8 @@ func services() []provider {
 // is the proxy's to say.
 func others() []provider {
 	return []provider{
-		{"GOOGLE_CLIENT_SECRET", "oauth2.googleapis.com", "form:client_secret basic:password", "GOCSPX-"},
+		{"GOOGLE_CLIENT_SECRET", "oauth2.googleapis.com", "oauth:*.googleapis.com", "GOCSPX-"},
+		{"GOOGLE_REFRESH_TOKEN", "oauth2.googleapis.com", "oauth:*.googleapis.com", ""},
 		{"GCP_SERVICE_ACCOUNT_KEY", "*.googleapis.com", "gcp", ""},
 		{"AWS_ACCESS_KEY_ID", "*.amazonaws.com", "sigv4", "AKIA"},
 		{"AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN", "*.amazonaws.com", "sigv4", ""},
