@@ -17,15 +17,16 @@ import (
 )
 
 // shaped makes placeholders for values that clients look into: private keys, service
-// accounts, signed tokens. ok is false for all others.
+// accounts, signed tokens. ok is false for all others. Its copies of what is secret are
+// wiped: a string could not be.
 func shaped(marker string, value []byte) (text string, ok bool, err error) {
 	switch {
 	case bytes.Contains(value, []byte("-----BEGIN ")) && !bytes.HasPrefix(bytes.TrimSpace(value), []byte("{")):
-		text, err = fakeKey(string(value))
+		text, err = fakeKey(value)
 	case bytes.Contains(value, []byte(`"service_account"`)):
 		text, err = fakeAccount(value)
-	case isToken(string(value)):
-		return fakeToken(marker, string(value)), true, nil
+	case isToken(value):
+		return fakeToken(marker, value), true, nil
 	default:
 		return "", false, nil
 	}
@@ -41,9 +42,10 @@ var errNoKey = errors.New("no private key")
 // fakeKey returns a new private key of the kind and size of the one in text, in its
 // format: PKCS #8, PKCS #1 or SEC 1, on lines or with \n in place of line breaks.
 // It holds no marker: what it signs is what is looked at.
-func fakeKey(text string) (string, error) {
-	lines := strings.ReplaceAll(text, `\n`, "\n")
-	block, rest := pem.Decode([]byte(lines))
+func fakeKey(text []byte) (string, error) {
+	lines := bytes.ReplaceAll(text, []byte(`\n`), []byte("\n"))
+	defer clear(lines)
+	block, rest := pem.Decode(lines)
 	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
 		return "", errNoKey
 	}
@@ -53,10 +55,10 @@ func fakeKey(text string) (string, error) {
 		return "", err
 	}
 	fake := string(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: der}))
-	if !strings.HasSuffix(lines, "\n") {
+	if !bytes.HasSuffix(lines, []byte("\n")) {
 		fake = strings.TrimSuffix(fake, "\n")
 	}
-	if lines != text {
+	if !bytes.Equal(lines, text) {
 		fake = strings.ReplaceAll(fake, "\n", `\n`)
 	}
 	return fake, nil
@@ -107,49 +109,49 @@ var privateMember = regexp.MustCompile(`"private_key"\s*:\s*"(?:[^"\\]|\\.)*"`)
 // else in it is public: Google publishes the certificate under private_key_id.
 func fakeAccount(value []byte) (string, error) {
 	var account struct {
-		Type string `json:"type"`
-		Key  string `json:"private_key"`
+		Type string          `json:"type"`
+		Key  json.RawMessage `json:"private_key"`
 	}
-	if json.Unmarshal(value, &account) != nil || account.Type != "service_account" || !strings.Contains(account.Key, "-----BEGIN ") {
+	defer func() { clear(account.Key) }()
+	if json.Unmarshal(value, &account) != nil || account.Type != "service_account" || len(account.Key) < 2 || account.Key[0] != '"' {
 		return "", errNoKey
 	}
-	fake, err := fakeKey(account.Key)
+	// Of the escapes of JSON a PEM text needs \n alone, which fakeKey knows.
+	fake, err := fakeKey(account.Key[1 : len(account.Key)-1])
 	if err != nil {
 		return "", err
 	}
-	text, err := json.Marshal(fake)
-	if err != nil {
-		return "", fmt.Errorf("make service account: %w", err)
-	}
-	out := privateMember.ReplaceAllLiteral(value, append([]byte(`"private_key": `), text...))
-	if bytes.Equal(out, value) || json.Unmarshal(out, &account) != nil || account.Key != fake {
+	out := privateMember.ReplaceAllLiteral(value, []byte(`"private_key": "`+fake+`"`))
+	real := bytes.Clone(account.Key)
+	defer clear(real)
+	if json.Unmarshal(out, &account) != nil || string(account.Key) != `"`+fake+`"` || bytes.Contains(out, real) {
+		clear(out)
 		return "", errNoKey // the name is written with escapes, as no file of Google's is
 	}
 	return string(out), nil
 }
 
 // isToken reports whether s is a signed token (RFC 7515 compact form).
-func isToken(s string) bool {
-	header, rest, _ := strings.Cut(s, ".")
-	claims, signature, ok := strings.Cut(rest, ".")
-	if !ok || !strings.HasPrefix(s, "ey") || signature == "" || strings.Contains(signature, ".") {
+func isToken(s []byte) bool {
+	header, rest, _ := bytes.Cut(s, []byte("."))
+	claims, signature, ok := bytes.Cut(rest, []byte("."))
+	if !ok || !bytes.HasPrefix(s, []byte("ey")) || len(signature) == 0 || bytes.IndexByte(signature, '.') >= 0 {
 		return false
 	}
-	for _, part := range []string{header, claims} {
-		text, err := base64.RawURLEncoding.DecodeString(part)
+	for _, part := range [][]byte{header, claims} {
+		text, err := base64.RawURLEncoding.AppendDecode(nil, part)
 		if err != nil || !json.Valid(text) {
 			return false
 		}
 	}
-	_, err := base64.RawURLEncoding.DecodeString(signature)
-	return err == nil
+	return len(bytes.Trim(signature, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")) == 0
 }
 
 // fakeToken keeps header and claims, which clients read (expiry, account) and which
 // open nothing, and puts marker and randomness in place of the signature.
-func fakeToken(marker, token string) string {
-	end := strings.LastIndexByte(token, '.') + 1
-	return token[:end] + marker + random(max(len(token)-end-markerLen, tailLen), alphabet)
+func fakeToken(marker string, token []byte) string {
+	end := bytes.LastIndexByte(token, '.') + 1
+	return string(token[:end]) + marker + random(max(len(token)-end-markerLen, tailLen), alphabet)
 }
 
 // signatureOf is the last part of a signed token, s itself when it is none.
