@@ -31,8 +31,8 @@ const (
 type timing struct {
 	// first is for the first byte where the client speaks first for sure.
 	first time.Duration
-	// refused is the same on a refused connection, where only a readable answer is
-	// at stake: other protocols shall get their RST soon.
+	// refused is for a refused connection to any other port, where only a readable
+	// answer is at stake: other protocols shall get their RST soon.
 	refused time.Duration
 	// quiet is for ports of which nothing is known: the client may be waiting for
 	// the server's greeting, so the wait is paid in latency.
@@ -164,10 +164,12 @@ func (s *Server) window(c *Conn, intercepted bool) time.Duration {
 		return s.timing.first
 	case serverFirst[c.Port]:
 		return 0
+	case tlsPorts[c.Port]:
+		// Also when it is refused: on a host that starves its agents a hello takes
+		// longer than other protocols should wait for their RST.
+		return s.timing.first
 	case !c.Verdict.Allow:
 		return s.timing.refused
-	case tlsPorts[c.Port]:
-		return s.timing.first
 	}
 	return s.timing.quiet
 }

@@ -215,6 +215,22 @@ func TestServerChooses(t *testing.T) {
 	}
 }
 
+// TestRefusedHelloMayBeLate: on a starved host a client's hello came more than a second
+// after its connection, and the agent saw a reset in place of the reason.
+func TestRefusedHelloMayBeLate(t *testing.T) {
+	slow := patient
+	slow.refused = time.Nanosecond // over before any hello
+	r := newRig(t, evilAddr+":443", slow)
+	c := r.client(t, helloFor(t, "evil.com"))
+	if got := served(t, c); got != "refuse" {
+		t.Errorf("served by %q, want the answer that says why", got)
+	}
+	r = newRig(t, evilAddr+":5432", slow)
+	if got := served(t, r.client(t, nil)); got != "reset" {
+		t.Errorf("served by %q on a port where no hello need come, want a reset", got)
+	}
+}
+
 func TestServerKnowsTheConnection(t *testing.T) {
 	r := newRig(t, boundAddr+":443", patient)
 	served(t, r.client(t, helloFor(t, "api.x.com")))
