@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 			Binary: os.Getenv(runsctest.Env), State: state, Logs: true,
 			Command: []string{"/bin/sh", "-c", "sleep 1000 & echo ready; exec cat"},
 			Stdin:   os.Stdin, Stdout: os.Stdout,
+			Limits: cgroup.Limits{Memory: 1 << 30, CPU: 1.5, Pids: 500},
 		})
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -67,7 +68,7 @@ func inventory(t *testing.T) []string {
 	return all
 }
 
-// groups are the control groups of a run.
+// groups are the control groups of a run, its proxy's too.
 func groups(t *testing.T, id string) []string {
 	t.Helper()
 	h, err := cgroup.Find()
@@ -76,9 +77,8 @@ func groups(t *testing.T, id string) []string {
 	}
 	var out []string
 	for _, dir := range append(slices.Collect(maps.Values(h.V1)), h.Root) {
-		if _, err := os.Stat(filepath.Join(dir, "superserve", id)); err == nil {
-			out = append(out, filepath.Join(dir, "superserve", id))
-		}
+		found, _ := filepath.Glob(filepath.Join(dir, "superserve", id+"*"))
+		out = append(out, found...)
 	}
 	return out
 }
@@ -201,7 +201,7 @@ func TestSweep(t *testing.T) {
 	if err != nil || len(recs) != 1 || recs[0].Running || recs[0].Result == nil || recs[0].Result.Reason != sandbox.ReasonLost {
 		t.Errorf("got %+v, %v", recs, err)
 	}
-	want := []string{"lock", "run.json", "stderr.log", "stdout.log"}
+	want := []string{"lock", "notices.jsonl", "run.json", "stderr.log", "stdout.log"}
 	var kept []string
 	entries, _ := os.ReadDir(sandbox.RunDir(state, recs[0].ID))
 	for _, e := range entries {

@@ -37,8 +37,8 @@ type proxyProcess struct {
 }
 
 // startProxy starts the proxy. The files in fds are duplicated into it, and the fields of h.FDs that they are keyed by are
-// set to their numbers there; the caller keeps its own.
-func startProxy(binary *os.File, uid uint32, h *Handoff, fds map[*int]*os.File) (*proxyProcess, error) {
+// set to their numbers there; the caller keeps its own. start starts the process, on a thread of its own.
+func startProxy(binary *os.File, uid uint32, h *Handoff, fds map[*int]*os.File, start func(*exec.Cmd) error) (*proxyProcess, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
@@ -65,7 +65,7 @@ func startProxy(binary *os.File, uid uint32, h *Handoff, fds map[*int]*os.File) 
 		return nil, err
 	}
 	defer extra[0].Close()
-	if err := p.start(binary, uid, extra); err != nil {
+	if err := p.start(binary, uid, extra, start); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
@@ -74,7 +74,7 @@ func startProxy(binary *os.File, uid uint32, h *Handoff, fds map[*int]*os.File) 
 
 // start forks on a thread that is used for nothing else afterwards: no_new_privs is a thread's and cannot be undone, and
 // the parent-death signal comes when the thread ends, so it has to last as long as the proxy.
-func (p *proxyProcess) start(binary *os.File, uid uint32, extra []*os.File) error {
+func (p *proxyProcess) start(binary *os.File, uid uint32, extra []*os.File, start func(*exec.Cmd) error) error {
 	// By descriptor: the proxy's uid may have no way to the binary's path. High, out of the way of extra.
 	fd, err := unix.FcntlInt(binary.Fd(), unix.F_DUPFD_CLOEXEC, 512)
 	if err != nil {
@@ -97,7 +97,7 @@ func (p *proxyProcess) start(binary *os.File, uid uint32, extra []*os.File) erro
 		defer close(p.done)
 		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 		if err == nil {
-			err = p.cmd.Start()
+			err = start(p.cmd)
 		}
 		started <- err
 		if err == nil {

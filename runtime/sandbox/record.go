@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -260,7 +261,7 @@ func sweepGroups(dead map[string]*os.File) error {
 	if err != nil {
 		return fmt.Errorf("sweep control groups: %w", err)
 	}
-	return cgroup.Sweep(h, func(name string) bool { return dead[name] == nil })
+	return cgroup.Sweep(h, func(name string) bool { return dead[strings.TrimSuffix(name, proxyGroup)] == nil })
 }
 
 func sweepDirs(state string, dead map[string]*os.File) error {

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/superserve/superserve/runtime/bundle"
+	"github.com/superserve/superserve/runtime/cgroup"
 	"github.com/superserve/superserve/runtime/runsc"
 )
 
@@ -59,10 +60,12 @@ type Sandbox struct {
 	cage  cage
 	world *bundle.Bundle
 	proxy *proxyProcess
-	audit *auditLog
-	io    *streams
-	gv    *runsc.Runtime
-	ctr   *runsc.Container
+	// proxyLeaf limits the proxy; nil where the run has no limits.
+	proxyLeaf *cgroup.Leaf
+	audit     *auditLog
+	io        *streams
+	gv        *runsc.Runtime
+	ctr       *runsc.Container
 
 	orders *orders
 

@@ -360,6 +360,10 @@ func (s *Sandbox) startProxy() error {
 		Run: s.id, Agent: s.cfg.Agent, Network: s.cfg.Network, Resolve: s.cfg.Resolve, UpstreamCA: s.cfg.UpstreamCA,
 		Resume: s.grant.Resume,
 	}
+	start, err := s.makeProxyGroup()
+	if err != nil {
+		return err
+	}
 	s.proxy, err = startProxy(binary, s.ids.Proxy(), h, map[*int]*os.File{
 		&h.FDs.TCP4: listeners[0], &h.FDs.TCP6: listeners[1],
 		&h.FDs.DNSUDP4: listeners[2], &h.FDs.DNSUDP6: listeners[3],
@@ -370,7 +374,7 @@ func (s *Sandbox) startProxy() error {
 		&h.FDs.Secretd:      resume,
 		&h.FDs.Audit:        s.audit.file,
 		&h.FDs.Tail:         s.audit.tail,
-	})
+	}, start)
 	if err != nil {
 		return err
 	}
@@ -396,9 +400,13 @@ func (s *Sandbox) release() error {
 	}
 	// The kernel takes its time to free hooks and processes, and the proxy to part: at once, then.
 	var wg sync.WaitGroup
+	var proxyErr error
 	wg.Go(func() {
 		if s.proxy != nil {
 			s.proxy.close()
+		}
+		if s.proxyLeaf != nil {
+			proxyErr = s.proxyLeaf.Close()
 		}
 		s.endAudit()
 	})
@@ -410,6 +418,7 @@ func (s *Sandbox) release() error {
 		s.io.close()
 	}
 	wg.Wait()
+	errs = append(errs, proxyErr)
 	closeFiles([]*os.File{s.grant.Channel, s.grant.Second})
 	if s.grant.Close != nil {
 		s.grant.Close()

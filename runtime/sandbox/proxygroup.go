@@ -1,0 +1,48 @@
+package sandbox
+
+import (
+	"os/exec"
+
+	"github.com/superserve/superserve/runtime/cgroup"
+)
+
+const (
+	// proxyGroup is what a run's name is followed by in the name of its proxy's control group.
+	proxyGroup = "-proxy"
+	// proxyMemory bounds the proxy of a run whose memory is limited, in bytes. As many connections as it takes,
+	// each with an answer that nobody reads, are 120 MiB; eight decoders of large windows 150 (docs/LIMITS.md).
+	proxyMemory = 512 << 20
+	// proxyCPU is the least that a proxy gets, in processors: with less it would not be there in time.
+	proxyCPU = 0.25
+)
+
+// proxyLimits are the limits of the proxy of a run with limits l. It works for the agent, as fast as the agent asks: what
+// bounds the agent's processors bounds its too, in a group of its own, since the hooks of the agent's would
+// lead its connections back to itself. A run without limits has a proxy without limits.
+func proxyLimits(l cgroup.Limits) cgroup.Limits {
+	var p cgroup.Limits
+	if l.CPU > 0 {
+		p.CPU = max(l.CPU, proxyCPU)
+	}
+	if l.Memory > 0 {
+		p.Memory = proxyMemory
+	}
+	return p
+}
+
+// makeProxyGroup makes the proxy's control group, if it has limits, and returns what starts a process in it.
+func (s *Sandbox) makeProxyGroup() (start func(*exec.Cmd) error, err error) {
+	limits := proxyLimits(s.cfg.Limits)
+	if limits == (cgroup.Limits{}) {
+		return (*exec.Cmd).Start, nil
+	}
+	h, err := cgroup.Find()
+	if err != nil {
+		return nil, err
+	}
+	s.proxyLeaf, err = cgroup.New(h, s.id+proxyGroup, limits)
+	if err != nil {
+		return nil, err
+	}
+	return s.proxyLeaf.Start, nil
+}
