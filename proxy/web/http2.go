@@ -152,19 +152,35 @@ func (r *h2relay) run(ctx context.Context) error {
 // relay, is over.
 func (r *h2relay) readClient(ctx context.Context) error {
 	err := r.greetClient()
-	for err == nil {
-		var f http2.Frame
-		if f, err = r.client.read(); err != nil {
-			err = r.streamFault(r.client, err)
-		} else {
-			err = r.clientFrame(ctx, f)
-		}
-		if err == nil && (!r.client.more() || r.queued() > maxQueuedBytes) {
-			r.flushAll(r.upstream, r.client)
-			err = r.report()
-		}
+	if err == nil {
+		err = r.frames(r.client, r.upstream, func(f http2.Frame) error { return r.clientFrame(ctx, f) })
 	}
 	return r.endClient(err)
+}
+
+// readUpstream is the upstream's reader. It flushes and closes the client when
+// the upstream has ended.
+func (r *h2relay) readUpstream() error {
+	return r.endUpstream(r.frames(r.upstream, r.client, r.upstreamFrame))
+}
+
+// frames gives relay each frame that one side sends, until something ends it.
+func (r *h2relay) frames(from, to *h2side, relay func(http2.Frame) error) error {
+	for {
+		f, err := from.read()
+		if err != nil {
+			err = r.streamFault(from, err)
+		} else {
+			err = relay(f)
+		}
+		if err == nil && (!from.more() || r.queued() > maxQueuedBytes) {
+			r.flushAll(to, from)
+			err = r.report()
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // endClient says GOAWAY for a fault of the client and ends the relay. When the
@@ -191,25 +207,6 @@ func (r *h2relay) endClient(err error) error {
 		return nil
 	}
 	return err
-}
-
-// readUpstream is the upstream's reader. It flushes and closes the client when
-// the upstream has ended.
-func (r *h2relay) readUpstream() error {
-	var err error
-	for err == nil {
-		var f http2.Frame
-		if f, err = r.upstream.read(); err != nil {
-			err = r.streamFault(r.upstream, err)
-		} else {
-			err = r.upstreamFrame(f)
-		}
-		if err == nil && (!r.upstream.more() || r.queued() > maxQueuedBytes) {
-			r.flushAll(r.client, r.upstream)
-			err = r.report()
-		}
-	}
-	return r.endUpstream(err)
 }
 
 // endUpstream ends the relay after its upstream. A fault of the upstream is a
