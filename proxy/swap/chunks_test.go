@@ -92,7 +92,7 @@ func TestSigV4OtherSchemes(t *testing.T) {
 		"SigV4A":               {"/", "AWS4-ECDSA-P256-SHA256 Credential=" + awsAccess + "/20261123/s3/aws4_request, " + rest, "", ReasonScheme},
 		"SigV4A in a URL":      {"/?X-Amz-Algorithm=AWS4-ECDSA-P256-SHA256&X-Amz-Credential=" + awsAccess + "%2F20261123%2Fs3%2Faws4_request&X-Amz-Signature=30", "", "", ReasonScheme},
 		"Signature Version 2":  {"/", "AWS " + awsAccess + ":frJIUN8DYpKDtOLCwo//yllqDzg=", "", ReasonScheme},
-		"Version 2 in a URL":   {"/key?AWSAccessKeyId=" + awsAccess + "&Signature=frJIUN8DYpKDtOLCwo%2F%2FyllqDzg%3D&Expires=1", "", "", ReasonScheme},
+		"Version 2 in a URL":   {"/key?AWSAccessKeyId=" + awsAccess + "&Signature=frJIUN8DYpKDtOLCwo%2F%2FyllqDzg%3D&Expires=1", "", "", ReasonSignature},
 		"SigV4A without a key": {"/", "AWS4-ECDSA-P256-SHA256 Credential=AKIAIOSFODNN7EXAMPLE" + scope + rest, "", ReasonForeign},
 		"half of a signature":  {"/", "AWS4-HMAC-SHA256 Credential=" + awsAccess + scope, "", ReasonPlace},
 		"a placeholder alone":  {"/", awsAccess, "", ReasonPlace},

@@ -19,6 +19,7 @@ const (
 // signing is a signature that was verified with placeholders and is to be made anew.
 type signing struct {
 	v4      sign.V4
+	v2      *sign.V2 // in place of v4
 	request sign.Request
 	host    string      // as it is sent
 	stream  sign.Stream // of the content
@@ -68,40 +69,29 @@ func (s *Swapper) examineSigned(f *finding, t Target, q Request) {
 		}
 		return
 	}
-	s.verify(f, &t, &q, v4)
+	s.verifyV4(f, &t, &q, v4)
 }
 
-// findPresigned finds a signature in the query, and the session token beside it. boto3
-// before 1.29 makes URLs with Version 2 unless it is told otherwise.
-func (s *Swapper) findPresigned(found []finding, t *Target, q *Request) []finding {
-	f := finding{site: atTarget, name: "the query", value: q.Target, use: api.Use{Kind: api.UseSigV4}}
-	v4, ok := sign.ParseQuery(q.Target)
-	if !ok {
-		if s.Marked(q.Target) && !bytes.Contains(q.Target, []byte("X-Amz-Algorithm="+sign.Algorithm+"&")) {
-			f.kind = badScheme
-			found = append(found, f)
-		}
-		return found
-	}
-	s.verify(&f, t, q, v4)
-	token := api.Use{Kind: api.UseQuery, Arg: tokenParam}
-	from := bytes.IndexByte(q.Target, '?') + 1
-	for param := range bytes.SplitSeq(q.Target[from:], []byte("&")) {
-		if name, value, _ := bytes.Cut(param, []byte("=")); string(name) == tokenParam {
-			end := from + len(param)
-			found = append(found, s.placed(finding{site: atTarget, value: q.Target, use: token}, t,
-				unescape(value, false), end-len(value), end, appendPercent))
-		}
-		from += len(param) + 1
-	}
-	return append(found, f)
-}
-
-// verify looks for the entry whose placeholder made the signature.
-func (s *Swapper) verify(f *finding, t *Target, q *Request, v4 sign.V4) {
-	access := s.entries[v4.Access]
+// verifyV4 looks for the entry whose placeholder made a signature of Version 4.
+func (s *Swapper) verifyV4(f *finding, t *Target, q *Request, v4 sign.V4) {
 	r := sign.Request{Method: q.Method, Target: q.Target, Header: q.values}
 	payloads := v4.Payloads(first(q.values(payloadField)), q.Content)
+	s.verify(f, t, v4.Access, func(secret []byte) *signing {
+		for _, r.Payload = range payloads {
+			if v4.Verify(&r, secret) {
+				return &signing{v4: v4, request: r, host: authority(t), stream: sign.StreamOf(r.Payload)}
+			}
+		}
+		return nil
+	})
+	if g := f.signing; g != nil && (g.stream == sign.OtherStream || g.stream != sign.Whole && v4.Presigned) {
+		f.kind = badStream
+	}
+}
+
+// verify looks for the entry with whose placeholder try succeeds.
+func (s *Swapper) verify(f *finding, t *Target, id string, try func(secret []byte) *signing) {
+	access := s.entries[id]
 	f.kind = own
 	if access != nil || s.Marked(f.value) {
 		f.kind, f.about = badSignature, access
@@ -115,26 +105,20 @@ func (s *Swapper) verify(f *finding, t *Target, q *Request, v4 sign.V4) {
 		if !e.signs || !strings.Contains(e.Name, "SECRET") || access != nil && pairedSecret(access.Name) != e.Name {
 			continue
 		}
-		for _, r.Payload = range payloads {
-			if !v4.Verify(&r, []byte(e.Placeholder)) {
-				continue
-			}
-			g := &signing{v4: v4, request: r, host: authority(t), stream: sign.StreamOf(r.Payload)}
-			if f.takeSignature(access, e, g); g.stream == sign.OtherStream || g.stream != sign.Whole && v4.Presigned {
-				f.kind = badStream
-			}
+		if g := try([]byte(e.Placeholder)); g != nil {
+			f.takeSignature(access, e, id, g)
 			return
 		}
 	}
 }
 
 // takeSignature makes f a signature of access, which may be no secret, and secret.
-func (f *finding) takeSignature(access, secret *entry, g *signing) {
+func (f *finding) takeSignature(access, secret *entry, id string, g *signing) {
 	use := api.Use{Kind: api.UseSigV4}
 	f.kind, f.use, f.signing = exact, use, g
 	if access != nil {
-		start := bytes.Index(f.value, []byte(g.v4.Access))
-		f.parts[0] = part{entry: access, use: use, start: start, end: start + len(g.v4.Access), write: appendPercent}
+		start := bytes.Index(f.value, []byte(id))
+		f.parts[0] = part{entry: access, use: use, start: start, end: start + len(id), write: appendPercent}
 		f.count = 1
 	}
 	f.parts[f.count] = part{entry: secret, use: use}
@@ -148,6 +132,9 @@ func (f *finding) sign(found []finding) (parts []part, chunks func() *sign.Chunk
 	if f.count == 2 {
 		parts = append(parts, f.parts[0])
 	}
+	if g.v2 != nil {
+		return append(parts, f.signV2(found)), nil
+	}
 	v4 := g.v4
 	v4.Signed = slices.DeleteFunc(slices.Clone(v4.Signed), hopField)
 	if before, after := strings.Join(g.v4.Signed, ";"), strings.Join(v4.Signed, ";"); before != after && !v4.Presigned {
@@ -156,14 +143,7 @@ func (f *finding) sign(found []finding) (parts []part, chunks func() *sign.Chunk
 	request := g.request
 	request.Header = g.header(found)
 	if v4.Presigned {
-		w := rewrite{}
-		w.add(&finding{value: f.value, parts: [2]part{f.parts[0]}, count: f.count - 1})
-		for i := range found {
-			if other := &found[i]; other.site == atTarget && other.use.Arg == tokenParam {
-				w.add(other)
-			}
-		}
-		request.Target = w.appendTo(nil)
+		request.Target = f.realTarget(found)
 		defer clear(request.Target)
 	}
 	secret, placeholder := f.parts[f.count-1].secret, f.parts[f.count-1].Placeholder

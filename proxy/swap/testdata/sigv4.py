@@ -34,6 +34,9 @@ CASES = [
     ("s3 put with a trailer", "s3", "PUT", S3 + "/key", {"X-Amz-Content-SHA256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER", "X-Amz-Trailer": "x-amz-checksum-crc32"}, b"", "header"),
     ("s3 presigned", "s3", "GET", S3 + "/a%20key?versionId=x", {}, b"", "query"),
     ("s3 presigned put", "s3", "PUT", S3 + "/key", {}, b"hello", "query"),
+    ("s3 presigned, version 2", "s3", "GET", S3 + "/a%20key?versionId=x%2By&x-id=1", {}, b"", "v2"),
+    ("s3 presigned put, version 2", "s3", "PUT", S3 + "/key", {"Content-Type": "text/plain", "x-amz-acl": "private"}, b"hello", "v2"),
+    ("s3 presigned in the path, version 2", "s3", "GET", "https://s3.us-east-1.amazonaws.com/bucket/key?acl", {}, b"", "v2"),
     ("sts", "sts", "POST", "https://sts.amazonaws.com/", {"Content-Type": "application/x-www-form-urlencoded"}, b"Action=GetCallerIdentity&Version=2011-06-15", "header"),
     ("sts presigned", "sts", "GET", "https://sts.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15", {"x-k8s-aws-id": "cluster"}, b"", "query"),
     ("dynamodb", "dynamodb", "POST", "https://dynamodb.eu-west-1.amazonaws.com/", {"X-Amz-Target": "DynamoDB_20120810.ListTables", "Content-Type": "application/x-amz-json-1.0"}, b"{}", "header"),
@@ -52,11 +55,22 @@ def sign(keys, token, case):
         ("s3", "header"): botocore.auth.S3SigV4Auth, ("s3", "query"): botocore.auth.S3SigV4QueryAuth,
         ("", "header"): botocore.auth.SigV4Auth, ("", "query"): botocore.auth.SigV4QueryAuth,
     }
+    if kind == "v2":
+        auth = botocore.auth.HmacV1QueryAuth(credentials)
+        auth._get_date = lambda: "1795470398"
+        if "//bucket." in url:
+            request.auth_path = "/bucket" + url.split("amazonaws.com")[1].split("?")[0]
+        auth.add_auth(request)
+        return described(request)
     auth = classes["s3" if service == "s3" else "", kind](credentials, service, "us-east-1")
     if service == "s3" and kind == "header" and "X-Amz-Content-SHA256" in headers:
         auth._should_sha256_sign_payload = lambda request: False
         auth.payload = lambda request: headers["X-Amz-Content-SHA256"]
     auth.add_auth(request)
+    return described(request)
+
+
+def described(request):
     host = request.url.split("/")[2]
     target = request.url[len("https://" + host):]
     fields = [["Host", host]] + [[k, str(v)] for k, v in request.headers.items()]
