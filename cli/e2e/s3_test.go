@@ -114,3 +114,21 @@ func TestS3Clients(t *testing.T) {
 		})
 	}
 }
+
+// TestS3WrongKey shows that the agent gets S3's own answer when the real key is wrong,
+// or its own signature is.
+func TestS3WrongKey(t *testing.T) {
+	server := s3test.Start(t)
+	w := newS3World(t, server)
+	wrong := server.Account
+	wrong.Secret = "wr0ng/Real+Real/RealRealRealRealRealReal"
+	const list = `/usr/bin/python3 -c "import boto3; boto3.client('s3').list_objects_v2(Bucket='bucket')"`
+	if r := w.runS3("wrong", list, wrong); r.code != 1 || !strings.Contains(r.stderr, "(SignatureDoesNotMatch)") {
+		t.Errorf("a wrong key: exit %d\nstderr: %s", r.code, r.stderr)
+	}
+	const other = `/usr/bin/python3 -c "import boto3; boto3.client('s3', aws_secret_access_key='another', aws_access_key_id=__import__('os').environ['AWS_ACCESS_KEY_ID']).list_objects_v2(Bucket='bucket')"`
+	r := w.runS3("other", other, server.Account)
+	if r.code != 1 || !strings.Contains(r.stderr, "credential_signature") && !strings.Contains(r.stderr, "403") {
+		t.Errorf("a signature of the agent's own: exit %d\nstderr: %s", r.code, r.stderr)
+	}
+}
