@@ -45,6 +45,7 @@ var rules = []rule{
 	{"", "github.com/cilium/ebpf", []string{"bpf"}, "one package loads programs"},
 	{"", "github.com/vishvananda", []string{"runtime/netns"}, "one package changes networks"},
 	{"", "gvisor.dev/gvisor", []string{"cli/superserve"}, "gVisor is a process, not a library"},
+	{"", "go.etcd.io/etcd", []string{"secretd/store/etcd"}, "a store's engine is its driver's alone"},
 	{"", "go.etcd.io/bbolt", []string{"secretd/store/bolt"}, "a store's engine is its driver's alone"},
 }
 

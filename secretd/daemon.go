@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -19,7 +20,6 @@ import (
 	"github.com/superserve/superserve/secretd/private"
 	"github.com/superserve/superserve/secretd/seal"
 	"github.com/superserve/superserve/secretd/store"
-	"github.com/superserve/superserve/secretd/store/bolt"
 )
 
 // Config says where a daemon keeps its things.
@@ -27,6 +27,10 @@ type Config struct {
 	// State is the directory under which the daemon keeps its own, "secretd", of
 	// mode 0700: store, key, audit log, lock.
 	State string
+	// Shared opens a store that daemons on other hosts have open too, in place of the file
+	// in State; nil for none. Keys has to give the same key on each of them. The daemon
+	// closes it.
+	Shared func(context.Context) (store.Watcher, error)
 	// Keys is where the store's key comes from. Where it is nil, a store that is made
 	// gets the file "key" in the daemon's directory, and one that is there is opened
 	// by KeySource.
@@ -61,6 +65,11 @@ type Daemon struct {
 	root   seal.Root
 	source seal.Source // of root
 	audit  *audit.Log
+	// watched is the shared store, nil for none; blind is true while it is not followed.
+	watched    store.Watcher
+	blind      atomic.Bool
+	rootRecord []byte     // as it was opened
+	fatal      chan error // ends Serve
 	// accepted is true when AcceptRollback was needed.
 	accepted bool
 
@@ -79,6 +88,8 @@ type Daemon struct {
 	used   map[string]time.Time // by key of the secret, not yet stored
 	values map[string]held      // by key of the secret
 	loaded map[string]loaded    // by key of the secret
+
+	collecting atomic.Bool // a collection is to come
 }
 
 // Open opens the store under cfg.State, or makes it. It refuses a directory or file
@@ -105,7 +116,7 @@ func closed(cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{build: cfg.Build, log: cfg.Log, cfg: cfg, dir: dir, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time), values: make(map[string]held), loaded: make(map[string]loaded)}
+	d := &Daemon{build: cfg.Build, log: cfg.Log, cfg: cfg, dir: dir, lock: lock, grants: make(map[string]*grant), used: make(map[string]time.Time), values: make(map[string]held), loaded: make(map[string]loaded), fatal: make(chan error, 1)}
 	if d.log == nil {
 		d.log = zap.NewNop()
 	}
@@ -113,18 +124,25 @@ func closed(cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
-func (d *Daemon) storePath() string { return filepath.Join(d.dir, "store.db") }
+// storePath returns the path of this host's file: it has the secrets, or beside a shared
+// store the grants.
+func (d *Daemon) storePath() string {
+	if d.cfg.Shared != nil {
+		return filepath.Join(d.dir, "runs.db")
+	}
+	return filepath.Join(d.dir, "store.db")
+}
 
 func (d *Daemon) open(ctx context.Context) error {
 	if err := private.Sweep(d.storePath()); err != nil {
 		return err
 	}
-	s, err := bolt.Open(d.storePath())
+	s, err := d.openStore(ctx)
 	if err != nil {
 		return err
 	}
 	d.store = s
-	if err := d.unlock(ctx); err != nil {
+	if err := d.unlockShared(ctx); err != nil {
 		return err
 	}
 	if err := d.openAudit(ctx); err != nil {
@@ -135,7 +153,14 @@ func (d *Daemon) open(ctx context.Context) error {
 			return err
 		}
 	}
-	return d.loadGrants(ctx)
+	if err := d.loadGrants(ctx); err != nil {
+		return err
+	}
+	if d.watched != nil {
+		d.blind.Store(true)
+		d.wait.Go(d.follow)
+	}
+	return nil
 }
 
 // self is the caller of what the daemon does by itself.

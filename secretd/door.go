@@ -98,6 +98,7 @@ func (s *door) handle(conn net.Conn) {
 	s.mux.ServeHTTP(routed{c}, c.Request)
 	limit.N = max(c.ContentLength, 0)
 	reply, err := s.run(c, in, denied)
+	wipeReader(in) // before who sent a value hears that it is kept
 	if err == nil && c.takeover != nil && ended() && hand(c) {
 		return
 	}

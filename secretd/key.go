@@ -43,6 +43,7 @@ func (d *Daemon) unlock(ctx context.Context) error {
 	if err := json.Unmarshal(r.Value, &d.root); err != nil {
 		return fmt.Errorf("root key: %w", seal.ErrSealed)
 	}
+	d.rootRecord = r.Value
 	if d.source, err = d.sourceOf(d.root); err != nil {
 		return err
 	}
@@ -94,10 +95,14 @@ func (d *Daemon) ledgerConfig(anchorBase []byte) (ledger.Config, error) {
 		}
 		return d.audit.Durable()
 	}}
+	if d.cfg.Shared != nil {
+		// The audit log is this host's, and no mark of it is of use to others.
+		c.Shared, c.Local, c.Mark = true, ownKey, nil
+	}
 	if c.Anchor == nil {
 		path := d.cfg.Anchor
 		if path == "" {
-			path = filepath.Join(d.cfg.State, "secretd.anchor")
+			path = d.anchorPath()
 		}
 		key, err := hkdf.Key(sha256.New, anchorBase, nil, "superserve anchor 1", seal.KeySize)
 		if err != nil {
@@ -106,6 +111,13 @@ func (d *Daemon) ledgerConfig(anchorBase []byte) (ledger.Config, error) {
 		c.Anchor = ledger.NewFile(path, key)
 	}
 	return c, nil
+}
+
+func (d *Daemon) anchorPath() string {
+	if d.cfg.Shared != nil {
+		return filepath.Join(d.cfg.State, "secretd.shared.anchor")
+	}
+	return filepath.Join(d.cfg.State, "secretd.anchor")
 }
 
 // openLedger opens the ledger, and accepts a store that cannot be trusted when that was
@@ -262,6 +274,6 @@ func (d *Daemon) newRoot(ctx context.Context, src seal.Source, rekey bool, base 
 		locked.Wipe(key)
 		return nil, store.Change{}, fmt.Errorf("root key: %w", err)
 	}
-	d.root = r
+	d.root, d.rootRecord = r, value
 	return key, store.Change{Key: rootKey, Value: value, Base: base}, nil
 }

@@ -89,11 +89,11 @@ func (d *Daemon) loadForUse(ctx context.Context, agent, name string) (*secret, e
 	d.mu.Lock()
 	last, ok := d.loaded[key]
 	d.mu.Unlock()
-	if ok && last.writes == writes {
+	if ok && last.writes == writes && !d.blind.Load() {
 		return last.secret, nil
 	}
 	s, err := d.load(ctx, agent, name)
-	if err != nil || writes%2 == 1 || d.ledger.Writes() != writes {
+	if err != nil || d.blind.Load() || writes%2 == 1 || d.ledger.Writes() != writes {
 		return s, err
 	}
 	d.mu.Lock()
@@ -179,8 +179,16 @@ func (d *Daemon) letGo(unused func(key string) bool) {
 	maps.DeleteFunc(d.loaded, func(key string, _ loaded) bool { return unused(key) })
 	gone := before - len(d.values)
 	d.mu.Unlock()
-	if gone > 0 {
-		runtime.GC()
+	if gone == 0 {
+		return
+	}
+	runtime.GC()
+	// An answer under way may have kept one alive: once more, when it is over.
+	if d.collecting.CompareAndSwap(false, true) {
+		time.AfterFunc(time.Second, func() {
+			d.collecting.Store(false)
+			runtime.GC()
+		})
 	}
 }
 

@@ -82,6 +82,9 @@ func (d *Daemon) sealAgain(ctx context.Context, from, to *seal.Sealer) ([]store.
 		case strings.HasPrefix(r.Key, secretPrefix):
 			c.Value, err = d.secretAgain(r, from, to)
 		case strings.HasPrefix(r.Key, grantPrefix):
+			if c.Delete = d.cfg.Shared != nil; c.Delete {
+				break // it is in another store, whose change is another: no run may be left with the old key
+			}
 			c.Value, err = again(d.grantPlace(r.Key[len(grantPrefix):]), r.Value, from, to)
 		case r.Key == auditKey:
 			c.Value, err = again(d.auditPlace(), r.Value, from, to)

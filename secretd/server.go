@@ -49,6 +49,7 @@ func (d *Daemon) Serve(ctx context.Context, s *Sockets) error {
 	case <-ctx.Done():
 	case err = <-failed:
 		err = fmt.Errorf("serve: %w", err)
+	case err = <-d.fatal:
 	}
 	closed := s.Close()
 	wait.Wait()

@@ -25,10 +25,10 @@ import (
 	"github.com/superserve/superserve/secretd/tpm"
 )
 
-const usage = "usage: secretd [--state DIR] [--socket PATH] [--key KEY] [--anchor PATH|tpm2[:DEVICE]] [--accept-rollback] " +
+const usage = "usage: secretd [--state DIR] [--socket PATH] [--store STORE] [--key KEY] [--anchor PATH|tpm2[:DEVICE]] [--accept-rollback] " +
 	"[--listen HOST:PORT --cert FILE --cert-key FILE --client-ca FILE --admin NAME…] | " +
-	"secretd rekey [--state DIR] [--key KEY] [--anchor …] --to KEY | " +
-	"secretd backup [--state DIR] [--key KEY] [--anchor …] --recipient AGE1… [--file FILE] | " +
+	"secretd rekey [--state DIR] [--store STORE] [--key KEY] [--anchor …] --to KEY | " +
+	"secretd backup [--state DIR] [--store STORE] [--key KEY] [--anchor …] --recipient AGE1… [--file FILE] | " +
 	"secretd restore [--state DIR] [--key KEY] [--anchor …] --identity FILE [--file FILE] | secretd version"
 
 // Exit codes.
@@ -60,13 +60,13 @@ func main() {
 
 // options are the flags of every verb.
 type options struct {
-	state, socket, key, anchor string
-	acceptRollback             bool
-	remote                     secretd.Remote
-	to                         string   // of rekey
-	file                       string   // of backup and restore; "-" is a pipe
-	recipients                 []string // of backup
-	identity                   string   // of restore
+	state, socket, store, key, anchor string
+	acceptRollback                    bool
+	remote                            secretd.Remote
+	to                                string   // of rekey
+	file                              string   // of backup and restore; "-" is a pipe
+	recipients                        []string // of backup
+	identity                          string   // of restore
 }
 
 func run(ctx context.Context, args []string) error {
@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string) error {
 	o, err := parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Println(usage + "\n\n" + keyUsage)
+		fmt.Println(usage + "\n\n" + keyUsage + "\n\n" + storeUsage)
 		return nil
 	case err != nil:
 		return fmt.Errorf("%w; %s", err, usage)
@@ -118,6 +118,7 @@ func (o options) misplaced(verb string) error {
 		given bool
 		verbs string
 	}{
+		"--store":     {o.store != "", "serve rekey backup"},
 		"--listen":    {o.remote.Address != "", "serve"},
 		"--to":        {o.to != "", "rekey"},
 		"--file":      {o.file != "", "backup restore"},
@@ -140,6 +141,7 @@ func parse(args []string) (options, error) {
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.state, "state", "/var/lib/superserve", "")
 	flags.StringVar(&o.socket, "socket", "/run/superserve/secretd.sock", "")
+	flags.StringVar(&o.store, "store", "", "")
 	flags.StringVar(&o.key, "key", "", "")
 	flags.StringVar(&o.to, "to", "", "")
 	flags.StringVar(&o.file, "file", "", "")
@@ -179,10 +181,14 @@ func (o options) config(log *zap.Logger) (secretd.Config, error) {
 			cfg.AnchorTPM = tpm.Counter{Device: device[1:]}
 		}
 	}
+	shared, err := sharedStore(o.store)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Shared = shared
 	if o.key == "" {
 		return cfg, nil
 	}
-	var err error
 	cfg.Keys, err = source(o.key, o.keyFile())
 	return cfg, err
 }

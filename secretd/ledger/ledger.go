@@ -9,13 +9,11 @@ import (
 	"cmp"
 	"context"
 	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +28,10 @@ import (
 
 // headKey is the key of the one record that the sum leaves out.
 const headKey = "head"
+
+// sharedTries is how often a change of a shared store is tried, or its sum looked at, while
+// others change it.
+const sharedTries = 20
 
 // The reasons not to trust a store.
 var (
@@ -62,6 +64,11 @@ type Config struct {
 	Sealer *seal.Sealer
 	// Anchor is nil for none.
 	Anchor Anchor
+	// Shared is true for a store that daemons on other hosts change too. Each has an anchor
+	// of its own, which begins where the store is when it comes.
+	Shared bool
+	// Local reports whether a record is this host's alone, and not summed; nil for none.
+	Local func(key string) bool
 	// Mark returns the end of the audit log; nil for none. It is called with the
 	// ledger locked.
 	Mark func() audit.Mark
@@ -86,6 +93,8 @@ type Ledger struct {
 	anchor Anchor
 	mark   func() audit.Mark
 	log    *zap.Logger
+	shared bool
+	local  func(key string) bool
 
 	writes atomic.Uint64
 
@@ -101,13 +110,21 @@ type Ledger struct {
 // The error wraps ErrChanged, ErrRollback or ErrAnchor.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
 	l := newLedger(c)
-	if err := l.load(ctx); err != nil {
-		return nil, err
+	err := l.check(ctx)
+	for try := 1; l.shared && try < sharedTries && errors.Is(err, ErrChanged); try++ {
+		err = l.check(ctx) // somebody else's change came between the head and the records
 	}
-	if err := l.verify(ctx); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return l, l.compare(ctx)
+}
+
+func (l *Ledger) check(ctx context.Context) error {
+	if err := l.load(ctx); err != nil {
+		return err
+	}
+	return l.verify(ctx)
 }
 
 // Create makes the first changes of a store that has no head, and its anchor. It
@@ -174,12 +191,15 @@ func (l *Ledger) anchorFirst(ctx context.Context) error {
 }
 
 func newLedger(c Config) *Ledger {
-	l := &Ledger{Store: c.Store, sealer: c.Sealer, anchor: c.Anchor, mark: c.Mark, log: c.Log}
+	l := &Ledger{Store: c.Store, sealer: c.Sealer, anchor: c.Anchor, mark: c.Mark, log: c.Log, shared: c.Shared, local: c.Local}
 	if l.log == nil {
 		l.log = zap.NewNop()
 	}
 	if l.mark == nil {
 		l.mark = func() audit.Mark { return audit.Mark{} }
+	}
+	if l.local == nil {
+		l.local = func(string) bool { return false }
 	}
 	return l
 }
@@ -208,9 +228,13 @@ func (l *Ledger) Generation() uint64 {
 	return l.head.Generation
 }
 
+// Touch counts a change that another host has made: nothing that was read before may be
+// taken for what the store has.
+func (l *Ledger) Touch() { l.writes.Add(2) }
+
 // Writes counts the beginnings and the ends of changes: what was read while it was even
-// is what the store has for as long as it stays the same. It holds for the one process
-// that has the store open.
+// is what the store has for as long as it stays the same. Changes by
+// another host count from Touch on.
 func (l *Ledger) Writes() uint64 { return l.writes.Load() }
 
 func (l *Ledger) place() seal.Place { return seal.Place{Store: l.ID(), Kind: headKey} }
@@ -255,6 +279,9 @@ func (l *Ledger) compare(ctx context.Context) error {
 		return nil
 	}
 	anchored, err := l.anchor.Load(ctx, l.ID())
+	if l.shared && errors.Is(err, fs.ErrNotExist) {
+		return l.anchor.Save(ctx, l.ID(), l.head.Generation)
+	}
 	if err != nil && (l.head.Anchored || !errors.Is(err, fs.ErrNotExist)) {
 		return err
 	}
@@ -270,7 +297,7 @@ func (l *Ledger) compare(ctx context.Context) error {
 	return nil
 }
 
-func counted(key string) bool { return key != headKey }
+func (l *Ledger) counted(key string) bool { return key != headKey && !l.local(key) }
 
 // Apply makes all changes or none, with the head that fits them. An admin's change is
 // anchored before Apply returns; where the anchor cannot be written, that change still
@@ -281,6 +308,21 @@ func (l *Ledger) Apply(ctx context.Context, changes []store.Change) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !slices.ContainsFunc(changes, func(c store.Change) bool { return l.counted(c.Key) }) {
+		return l.Store.Apply(ctx, changes)
+	}
+	err := l.apply(ctx, changes)
+	for try := 1; l.shared && try < sharedTries && errors.Is(err, errHeadMoved); try++ {
+		err = l.apply(ctx, changes)
+	}
+	return err
+}
+
+// errHeadMoved means that the records are as the changes expect, but another host has
+// changed others meanwhile.
+var errHeadMoved = fmt.Errorf("the store has changed meanwhile: %w", store.ErrConflict)
+
+func (l *Ledger) apply(ctx context.Context, changes []store.Change) error {
 	if l.stale {
 		if err := l.load(ctx); err != nil {
 			return err
@@ -290,7 +332,11 @@ func (l *Ledger) Apply(ctx context.Context, changes []store.Change) error {
 	if err != nil {
 		return err
 	}
-	return l.commit(ctx, changes, next, admins(changes))
+	err = l.commit(ctx, changes, next, admins(changes))
+	if errors.Is(err, store.ErrConflict) {
+		return errHeadMoved
+	}
+	return err
 }
 
 // admins reports whether a change is an admin's: of anything but grants, times of use and amounts of
@@ -309,19 +355,21 @@ func (l *Ledger) next(ctx context.Context, changes []store.Change) (head, error)
 	h := l.head
 	t := newTagger(l.sealer.LedgerKey())
 	for _, c := range changes {
-		if !counted(c.Key) {
+		if !l.counted(c.Key) {
 			continue
 		}
-		if c.Base > 0 {
+		if c.Base > 0 || l.shared {
 			old, err := l.Get(ctx, c.Key)
-			if errors.Is(err, store.ErrNotFound) || err == nil && old.Revision != c.Base {
-				return h, fmt.Errorf("change %q: %w", c.Key, store.ErrConflict)
-			}
-			if err != nil {
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return h, fmt.Errorf("read store: %w", err)
 			}
-			h.Records--
-			t.into(&h.Sum, old)
+			if old.Revision != c.Base { // 0 where there is none
+				return h, fmt.Errorf("change %q: %w", c.Key, store.ErrConflict)
+			}
+			if c.Base > 0 {
+				h.Records--
+				t.into(&h.Sum, old)
+			}
 		}
 		if !c.Delete {
 			h.Records++
@@ -403,55 +451,4 @@ func (l *Ledger) Rekey(ctx context.Context, changes []store.Change, to *seal.Sea
 		return err
 	}
 	return nil
-}
-
-// summed sums the records as they are after changes, under the key of t.
-//
-// The sum is the exclusive or of a keyed hash of each record (an XOR-MAC of a set,
-// Bellare, Guérin and Rogaway 1995; sound here because the head is sealed and nobody
-// without the key sees a sum), so that a change costs as much as it is long, and not as
-// the store is large.
-func (l *Ledger) summed(ctx context.Context, changes []store.Change, t *tagger) (head, error) {
-	h := head{Generation: l.head.Generation, Anchored: l.head.Anchored}
-	changed := make(map[string]bool, len(changes))
-	for _, c := range changes {
-		changed[c.Key] = true
-		if counted(c.Key) && !c.Delete {
-			h.Records++
-			t.into(&h.Sum, store.Record{Key: c.Key, Value: c.Value, Revision: c.Base + 1})
-		}
-	}
-	err := l.Walk(ctx, "", func(r store.Record) error {
-		if counted(r.Key) && !changed[r.Key] {
-			h.Records++
-			t.into(&h.Sum, r)
-		}
-		return nil
-	})
-	if err != nil {
-		return h, fmt.Errorf("read store: %w", err)
-	}
-	return h, nil
-}
-
-// tagger hashes records under one key.
-type tagger struct {
-	mac hash.Hash
-	b   []byte
-}
-
-func newTagger(key []byte) *tagger { return &tagger{mac: hmac.New(sha256.New, key)} }
-
-// into adds a record to a sum, or takes it out.
-func (t *tagger) into(sum *[32]byte, r store.Record) {
-	t.b = binary.BigEndian.AppendUint32(t.b[:0], uint32(len(r.Key)))
-	t.b = append(t.b, r.Key...)
-	t.b = binary.BigEndian.AppendUint64(t.b, r.Revision)
-	t.mac.Reset()
-	t.mac.Write(t.b) // a hash takes everything
-	t.mac.Write(r.Value)
-	t.b = t.mac.Sum(t.b[:0])
-	for i, b := range t.b {
-		sum[i] ^= b
-	}
 }

@@ -1,31 +1,17 @@
 package seal
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"os"
 	"strings"
-	"time"
 
+	"github.com/superserve/superserve/secretd/bao"
 	"github.com/superserve/superserve/secretd/locked"
-	"github.com/superserve/superserve/secretd/private"
-)
-
-const (
-	transitTimeout = 10 * time.Second
-	// maxTransitReply and maxToken are in bytes.
-	maxTransitReply = 64 << 10
-	maxToken        = 8 << 10
 )
 
 // Transit is a Source: the transit engine of an OpenBao or Vault server, which wraps a
@@ -101,131 +87,20 @@ func transitBound(store string) []byte { return []byte("superserve store " + sto
 
 // call makes one request and decodes the member data of its answer into reply.
 func (s Transit) call(ctx context.Context, verb string, body, reply any) error {
-	ctx, cancel := context.WithTimeout(ctx, transitTimeout)
-	defer cancel()
-	content, err := json.Marshal(body)
-	if err != nil {
-		return fmt.Errorf("%s: %w", verb, err)
-	}
-	defer locked.Wipe(content)
-	req, err := s.request(ctx, verb, content)
-	if err != nil {
-		return err
-	}
-	transport, err := s.transport()
-	if err != nil {
-		return err
-	}
-	defer transport.CloseIdleConnections()
-	// RoundTrip, not Client.Do: a redirect must not carry the token elsewhere.
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return fmt.Errorf("%s: %w", verb, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %w", verb, refusal(verb, resp.StatusCode))
-	}
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxTransitReply))
-	defer locked.Wipe(answer)
-	if err != nil {
-		return fmt.Errorf("%s: read answer: %w", verb, err)
-	}
-	var whole struct {
-		Data json.RawMessage `json:"data"`
-	}
-	if json.Unmarshal(answer, &whole) != nil || json.Unmarshal(whole.Data, reply) != nil {
-		return fmt.Errorf("%s: the answer is not the transit engine's", verb)
-	}
-	locked.Wipe(whole.Data)
-	return nil
-}
-
-// refusal words a status of the API; the server's own text stays out of errors.
-func refusal(verb string, status int) error {
-	switch {
-	case status == http.StatusBadRequest && verb == "decrypt":
-		return fmt.Errorf("status 400: %w", ErrKey)
-	case status == http.StatusForbidden:
-		return errors.New("status 403: the token may not do this")
-	case status == http.StatusNotFound:
-		return errors.New("status 404: no such engine or key")
-	case status == http.StatusServiceUnavailable:
-		return errors.New("status 503: the server is sealed or in maintenance")
-	}
-	return fmt.Errorf("status %d", status)
-}
-
-func (s Transit) request(ctx context.Context, verb string, content []byte) (*http.Request, error) {
-	if err := s.check(); err != nil {
-		return nil, err
-	}
-	token, err := s.token()
-	if err != nil {
-		return nil, err
-	}
-	defer locked.Wipe(token)
-	target := strings.TrimSuffix(s.Address, "/") + "/v1/" + s.Mount + "/" + verb + "/" + url.PathEscape(s.Name)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(content))
-	if err != nil {
-		return nil, fmt.Errorf("address %q: %w", s.Address, err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-Vault-Request", "true")
-	req.Header.Set("X-Vault-Token", string(token)) // short-lived, unlike what it opens
-	if s.Namespace != "" {
-		req.Header.Set("X-Vault-Namespace", s.Namespace)
-	}
-	return req, nil
-}
-
-func (s Transit) check() error {
-	u, err := url.Parse(s.Address)
-	switch {
-	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "":
-		return fmt.Errorf("address %q is not https://HOST:PORT", s.Address)
-	case s.Mount == "" || s.Name == "":
+	if s.Mount == "" || s.Name == "" {
 		return errors.New("the mount and the name of the key are missing")
-	case s.TokenFile == "":
-		return errors.New("the file with the token is missing")
-	case u.Scheme == "https":
-		return nil
 	}
-	addr, err := netip.ParseAddr(u.Hostname())
-	if u.Scheme != "http" || err != nil || !addr.IsLoopback() {
-		return fmt.Errorf("address %q: keys travel by https, or http to a loopback address", s.Address)
+	server := bao.Server{Address: s.Address, Namespace: s.Namespace, TokenFile: s.TokenFile, CAFile: s.CAFile}
+	status, err := server.Call(ctx, http.MethodPost, s.Mount+"/"+verb+"/"+url.PathEscape(s.Name), body, reply)
+	switch {
+	case errors.Is(err, bao.ErrReply):
+		return fmt.Errorf("%s: the answer is not the transit engine's", verb)
+	case err != nil:
+		return fmt.Errorf("%s: %w", verb, err)
+	case status == http.StatusBadRequest && verb == "decrypt":
+		return fmt.Errorf("%s: status 400: %w", verb, ErrKey)
+	case status != http.StatusOK:
+		return fmt.Errorf("%s: %w", verb, bao.Refusal(status))
 	}
 	return nil
-}
-
-func (s Transit) token() ([]byte, error) {
-	f, err := private.Open(s.TokenFile, os.O_RDONLY)
-	if err != nil {
-		return nil, fmt.Errorf("read token: %w", err)
-	}
-	defer f.Close()
-	raw := make([]byte, maxToken)
-	n, err := io.ReadFull(f, raw)
-	token := bytes.TrimSpace(raw[:n])
-	if !errors.Is(err, io.ErrUnexpectedEOF) || len(token) == 0 || bytes.ContainsAny(token, "\r\n") {
-		locked.Wipe(raw)
-		return nil, fmt.Errorf("%q holds no token", s.TokenFile)
-	}
-	return token, nil
-}
-
-func (s Transit) transport() (*http.Transport, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if s.CAFile != "" {
-		pem, err := os.ReadFile(s.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read roots: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%q holds no certificate", s.CAFile)
-		}
-	}
-	// No proxy of the environment: secretd trusts what it was told, not its variables.
-	return &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10}, nil
 }

@@ -65,3 +65,12 @@ func List(ctx context.Context, s Store, prefix string) ([]Record, error) {
 	})
 	return all, err
 }
+
+// Watcher is a Store that daemons on several hosts have open at once.
+type Watcher interface {
+	Store
+	// Watch calls changed with the keys that anybody changed, once it follows and before
+	// anything else with none: what came before is not known. It returns when ctx ends or
+	// when it can follow no more.
+	Watch(ctx context.Context, changed func(keys []string)) error
+}

@@ -1,0 +1,174 @@
+package etcd_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/superserve/superserve/secretd/store"
+	"github.com/superserve/superserve/secretd/store/etcd"
+	"github.com/superserve/superserve/secretd/store/storetest"
+)
+
+// cluster starts Debian's etcd, one member, and returns its address.
+func cluster(t *testing.T) string {
+	t.Helper()
+	program, err := exec.LookPath("etcd")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("etcd is missing")
+		}
+		t.Skip("etcd is missing")
+	}
+	address, peers := free(t), free(t)
+	cmd := exec.Command(program, "--name", "one", "--data-dir", t.TempDir(), "--unsafe-no-fsync",
+		"--listen-client-urls", address, "--advertise-client-urls", address,
+		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "one="+peers)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("etcd said:\n%s", said.String())
+		}
+	})
+	return address
+}
+
+func free(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String()
+}
+
+func open(t testing.TB, address, prefix string) *etcd.Store {
+	t.Helper()
+	s, err := etcd.Open(context.Background(), etcd.Config{Endpoints: []string{address}, Prefix: prefix})
+	for range 4 { // the server is still starting
+		if err == nil {
+			return s
+		}
+		s, err = etcd.Open(context.Background(), etcd.Config{Endpoints: []string{address}, Prefix: prefix})
+	}
+	t.Fatal(err)
+	return nil
+}
+
+func TestEtcd(t *testing.T) {
+	address := cluster(t)
+	t.Run("conformance", func(t *testing.T) {
+		storetest.Run(t, func(t testing.TB) store.Store { return open(t, address, "/"+rand.Text()) })
+	})
+	t.Run("two who open it see one store", func(t *testing.T) {
+		a, b := open(t, address, "/two"), open(t, address, "/two")
+		defer a.Close()
+		defer b.Close()
+		if a.ID() != b.ID() {
+			t.Fatalf("%q and %q", a.ID(), b.ID())
+		}
+		if err := a.Apply(t.Context(), []store.Change{{Key: "k", Value: []byte("1")}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Apply(t.Context(), []store.Change{{Key: "k", Value: []byte("2")}}); !errors.Is(err, store.ErrConflict) {
+			t.Fatalf("got %v; want ErrConflict", err)
+		}
+	})
+	t.Run("a walk is longer than a page", func(t *testing.T) {
+		s := open(t, address, "/long")
+		defer s.Close()
+		const n = 1203
+		for i := 0; i < n; {
+			var changes []store.Change
+			for range min(100, n-i) {
+				changes = append(changes, store.Change{Key: fmt.Sprintf("k/%05d", i)})
+				i++
+			}
+			if err := s.Apply(t.Context(), changes); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all, err := store.List(t.Context(), s, "k/")
+		sorted := slices.IsSortedFunc(all, func(a, b store.Record) int { return strings.Compare(a.Key, b.Key) })
+		if err != nil || len(all) != n || !sorted {
+			t.Fatalf("%d records, sorted %v, %v; want %d", len(all), sorted, err, n)
+		}
+	})
+	t.Run("it says why too many changes are refused", func(t *testing.T) {
+		s := open(t, address, "/many")
+		defer s.Close()
+		var changes []store.Change
+		for i := range 200 {
+			changes = append(changes, store.Change{Key: fmt.Sprint(i)})
+		}
+		if err := s.Apply(t.Context(), changes); err == nil || !strings.Contains(err.Error(), "--max-txn-ops") {
+			t.Fatalf("got %v", err)
+		}
+	})
+	t.Run("a watch tells what changes", func(t *testing.T) { watches(t, open(t, address, "/watch")) })
+}
+
+func watches(t *testing.T, s *etcd.Store) {
+	defer s.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	seen, ended := make(chan []string, 10), make(chan error, 1)
+	go func() { ended <- s.Watch(ctx, func(keys []string) { seen <- keys }) }()
+	if first := next(t, seen); len(first) > 0 {
+		t.Fatalf("first it told of %q", first)
+	}
+	for _, changes := range [][]store.Change{{{Key: "a"}, {Key: "b"}}, {{Key: "a", Delete: true, Base: 1}}} {
+		if err := s.Apply(t.Context(), changes); err != nil {
+			t.Fatal(err)
+		}
+		got := next(t, seen)
+		slices.Sort(got)
+		if len(got) != len(changes) || got[0] != "a" {
+			t.Fatalf("told of %q", got)
+		}
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Fatalf("ended with %v", err)
+	}
+}
+
+func next(t *testing.T, seen <-chan []string) []string {
+	t.Helper()
+	select {
+	case keys := <-seen:
+		return keys
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing was told")
+		return nil
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for name, c := range map[string]etcd.Config{
+		"no endpoints":        {Prefix: "/x"},
+		"no prefix":           {Endpoints: []string{"http://127.0.0.1:1"}},
+		"a slash at the end":  {Endpoints: []string{"http://127.0.0.1:1"}, Prefix: "/x/"},
+		"a cluster not there": {Endpoints: []string{free(t)}, Prefix: "/x"},
+	} {
+		if s, err := etcd.Open(t.Context(), c); err == nil {
+			s.Close()
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
