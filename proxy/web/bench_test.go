@@ -46,7 +46,7 @@ func BenchmarkAgainstNginx(b *testing.B) {
 	}{
 		{"small/1conn", "/small", 1, ""},
 		{"small/16conns", "/small", 16, ""},
-		{"key/16conns", "/small", 16, "Authorization: Bearer " + h1Placeholder},
+		{"key/16conns", "/small", 16, "Authorization: Bearer " + testPlaceholder},
 		{"1MiB/4conns", "/file1m", 4, ""},
 		{"64MiB/1conn", "/file64m", 1, ""},
 		{"newconns/4conns", "/small", 4, "Connection: close"},

@@ -68,7 +68,7 @@ func benchServer(t *testing.T) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: h1Placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: benchHost}}}}
+	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: testPlaceholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: benchHost}}}}
 	return New(Config{
 		CA: authority, Audit: audit.NewWriter(log),
 		Swap: swap.New([]api.Entry{entry}, benchKeys{}),
@@ -86,7 +86,7 @@ func (benchKeys) Resolve(context.Context, api.ResolveRequest) (api.Secret, error
 	return func() []byte { return benchKey }, nil
 }
 
-var benchKey = []byte(h1Key)
+var benchKey = []byte(testKey)
 
 type benchDialer struct {
 	addr string

@@ -41,7 +41,7 @@ func (l *ledger) tokens() int64 {
 // budgetOf is a guard over the rigs' key.
 func budgetOf(l *ledger) *budget.Guard {
 	return budget.New(budget.Config{
-		Entries: []api.Entry{{Name: "TEST_API_KEY", Placeholder: h1Placeholder, Limits: l.limits}}, Charge: l.charge, Audit: audit.NewWriter(io.Discard),
+		Entries: []api.Entry{{Name: "TEST_API_KEY", Placeholder: testPlaceholder, Limits: l.limits}}, Charge: l.charge, Audit: audit.NewWriter(io.Discard),
 	})
 }
 
@@ -103,11 +103,11 @@ func TestBudget(t *testing.T) {
 func wantBudget(t *testing.T, c *http.Client, l *ledger) {
 	t.Helper()
 	for i, want := range []int{200, 200, 429} {
-		req, err := http.NewRequest(http.MethodPost, "https://"+h1Host+"/v1/responses?x=y", strings.NewReader("{}"))
+		req, err := http.NewRequest(http.MethodPost, "https://"+testHost+"/v1/responses?x=y", strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Header.Set("Authorization", "Bearer "+h1Placeholder)
+		req.Header.Set("Authorization", "Bearer "+testPlaceholder)
 		res, err := c.Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -138,11 +138,11 @@ func TestBudgetOfAnAnswerThatIsLeft(t *testing.T) {
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	})
-	req, err := http.NewRequest(http.MethodPost, "https://"+h1Host+"/v1/chat/completions", strings.NewReader(strings.Repeat("x", 400)))
+	req, err := http.NewRequest(http.MethodPost, "https://"+testHost+"/v1/chat/completions", strings.NewReader(strings.Repeat("x", 400)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("Authorization", "Bearer "+h1Placeholder)
+	req.Header.Set("Authorization", "Bearer "+testPlaceholder)
 	res, err := rig.client().Do(req)
 	if err != nil {
 		t.Fatal(err)

@@ -55,7 +55,7 @@ func (v *vault) swapper(t testing.TB) *swap.Swapper {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := api.Binding{Hosts: []api.Pattern{{Host: h1Host}}, Uses: []api.Use{use}}
+	b := api.Binding{Hosts: []api.Pattern{{Host: testHost}}, Uses: []api.Use{use}}
 	return swap.New([]api.Entry{
 		{Name: "CLIENT_SECRET", Placeholder: oauthSecret, Binding: b}, {Name: "MY_REFRESH_TOKEN", Placeholder: oauthRefresh, Binding: b},
 	}, v)

@@ -84,9 +84,9 @@ func (k *timer) wantNone(t *testing.T, when string) {
 	}
 }
 
-// timedDialer is an h1dialer whose connections are kept.
+// timedDialer is an testDialer whose connections are kept.
 type timedDialer struct {
-	*h1dialer
+	*testDialer
 	timer *timer
 }
 
@@ -128,8 +128,8 @@ func TestNoDeadlineOnceARequestIsRead(t *testing.T) {
 				io.WriteString(send, " last")
 				send.Close()
 			}()
-			req, _ := http.NewRequest("POST", "https://"+h1Host+"/", body)
-			req.Header.Set("Authorization", "Bearer "+h1Placeholder)
+			req, _ := http.NewRequest("POST", "https://"+testHost+"/", body)
+			req.Header.Set("Authorization", "Bearer "+testPlaceholder)
 			res, err := client.Do(req)
 			if err != nil {
 				t.Fatal(err)
@@ -172,9 +172,9 @@ func (c *splitConn) Write(p []byte) (int, error) {
 // a client of the relay.
 func relayOf(t *testing.T, k *timer, proto string, h http.HandlerFunc) *http.Client {
 	t.Helper()
-	agentCA, roots := h1authority(t)
-	upCA, upRoots := h1authority(t)
-	leaf, err := upCA.Leaf(h1Host)
+	agentCA, roots := testAuthority(t)
+	upCA, upRoots := testAuthority(t)
+	leaf, err := upCA.Leaf(testHost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,9 +184,9 @@ func relayOf(t *testing.T, k *timer, proto string, h http.HandlerFunc) *http.Cli
 	protocols.SetHTTP2(proto == "h2")
 	up := &http.Server{Handler: h, Protocols: protocols, ErrorLog: log.New(io.Discard, "", 0),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{*leaf}}}
-	dialer := timedDialer{&h1dialer{addr: upstream.Addr().String(), config: &tls.Config{RootCAs: upRoots}}, k}
-	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: h1Placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: h1Host}}}}
-	relay := New(Config{CA: agentCA, Dial: dialer, Swap: swap.New([]api.Entry{entry}, &h1keys{}), Audit: &h1records{}})
+	dialer := timedDialer{&testDialer{addr: upstream.Addr().String(), config: &tls.Config{RootCAs: upRoots}}, k}
+	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: testPlaceholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: testHost}}}}
+	relay := New(Config{CA: agentCA, Dial: dialer, Swap: swap.New([]api.Entry{entry}, &testKeys{}), Audit: &h1records{}})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -199,10 +199,10 @@ func relayOf(t *testing.T, k *timer, proto string, h http.HandlerFunc) *http.Cli
 		if err != nil {
 			return
 		}
-		hello := &proxy.Hello{ServerName: h1Host, ALPN: []string{proto}}
-		relay.ServeConn(ctx, &proxy.Conn{Conn: k.keep(raw), Host: h1Host, Port: 443, ID: 1, Hello: hello}) //nolint:errcheck // ended by the cleanup
+		hello := &proxy.Hello{ServerName: testHost, ALPN: []string{proto}}
+		relay.ServeConn(ctx, &proxy.Conn{Conn: k.keep(raw), Host: testHost, Port: 443, ID: 1, Hello: hello}) //nolint:errcheck // ended by the cleanup
 	})
-	tr := &http.Transport{Protocols: protocols, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: h1Host},
+	tr := &http.Transport{Protocols: protocols, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: testHost},
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", front.Addr().String())

@@ -118,8 +118,8 @@ func runH2Spec(t *testing.T, tool, addr string, sections ...string) (r h2specRes
 }
 
 // h2specUpstream is Go's own server, with an answer long enough for the cases that want DATA frames of some size.
-func h2specUpstream(t *testing.T) (addr string, dial *h1dialer) {
-	authority, roots := h2authority(t)
+func h2specUpstream(t *testing.T) (addr string, dial *testDialer) {
+	authority, roots := testAuthority(t)
 	leaf, err := authority.Leaf("localhost")
 	if err != nil {
 		t.Fatal(err)
@@ -140,16 +140,16 @@ func h2specUpstream(t *testing.T) (addr string, dial *h1dialer) {
 		srv.Close()
 		<-done
 	})
-	return l.Addr().String(), &h1dialer{addr: l.Addr().String(), config: &tls.Config{RootCAs: roots}}
+	return l.Addr().String(), &testDialer{addr: l.Addr().String(), config: &tls.Config{RootCAs: roots}}
 }
 
 // h2specProxy serves localhost, on the port that h2spec connects to, and dials Go's server for it.
 func h2specProxy(t *testing.T, dial Dialer) string {
-	authority, _ := h2authority(t)
+	authority, _ := testAuthority(t)
 	front := listen(t)
 	port := front.Addr().(*net.TCPAddr).AddrPort().Port()
-	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: h2Placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: h2Host}}}}
-	web := New(Config{CA: authority, Swap: swap.New([]api.Entry{entry}, h2keys{}), Audit: &h2records{}, Dial: dial})
+	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: testPlaceholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: testHost}}}}
+	web := New(Config{CA: authority, Swap: swap.New([]api.Entry{entry}, &testKeys{}), Audit: &h2records{}, Dial: dial})
 	srv := proxy.New(proxy.Config{
 		Destination: func(netip.AddrPort) (netip.AddrPort, error) {
 			return netip.AddrPortFrom(netip.MustParseAddr("198.18.0.1"), port), nil

@@ -101,7 +101,7 @@ func BenchmarkEvents(b *testing.B) {
 	for range b.N {
 		ours := measure(rig.front.Addr().String(), rig.clientConfig())
 		cfg := rig.dialer.config.Clone()
-		cfg.ServerName = h1Host
+		cfg.ServerName = testHost
 		plain := measure(splice.Addr().String(), cfg)
 		b.ReportMetric(float64(ours.Microseconds()), "ours-p50-µs")
 		b.ReportMetric(float64(plain.Microseconds()), "splice-p50-µs")

@@ -18,7 +18,7 @@ import (
 // segment, so that one read gives the data and the end: none of it is lost, and the
 // key in it is found.
 func TestDataWithTheEnd(t *testing.T) {
-	body := strings.Repeat("x", 3000) + h1Key
+	body := strings.Repeat("x", 3000) + testKey
 	var zipped bytes.Buffer
 	w := gzip.NewWriter(&zipped)
 	io.WriteString(w, body)
@@ -40,8 +40,8 @@ func TestDataWithTheEnd(t *testing.T) {
 				c.(*tls.Conn).CloseWrite()
 				cork(t, c, 0)
 			})
-			res, got, err := rig.exchange(get + host + "Authorization: Bearer " + h1Placeholder + "\r\nConnection: close\r\n\r\n")
-			if err != nil || res.StatusCode != 200 || got != strings.Repeat("x", 3000)+h1Placeholder {
+			res, got, err := rig.exchange(get + host + "Authorization: Bearer " + testPlaceholder + "\r\nConnection: close\r\n\r\n")
+			if err != nil || res.StatusCode != 200 || got != strings.Repeat("x", 3000)+testPlaceholder {
 				t.Errorf("%v: %d bytes ending in %q", err, len(got), got[max(0, len(got)-70):])
 			}
 		})

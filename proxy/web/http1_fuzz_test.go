@@ -11,14 +11,14 @@ import (
 	"github.com/superserve/superserve/proxy/swap"
 )
 
-var fuzzTarget = swap.Target{Host: h1Host, Port: 443, TLS: true}
+var fuzzTarget = swap.Target{Host: testHost, Port: 443, TLS: true}
 
 // FuzzRequestHead: what is taken is re-serialised to something that parses to
 // the same, and that net/http reads as one request for the same host and body.
 func FuzzRequestHead(f *testing.F) {
 	for _, s := range []string{
 		get + host + end, post + host + "Content-Length: 3\r\n\r\n", post + host + "Transfer-Encoding: chunked\r\n\r\n",
-		"GET https://" + h1Host + "/x HTTP/1.1\r\nHost: API.example.com.:443\r\nConnection: x, close\r\nX: y\r\n\r\n",
+		"GET https://" + testHost + "/x HTTP/1.1\r\nHost: API.example.com.:443\r\nConnection: x, close\r\nX: y\r\n\r\n",
 		get + host + "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
 		get + host + "A: b\r\n c\r\n\r\n", "GET / HTTP/1.1\nHost: x\n\n",
 	} {
@@ -51,7 +51,7 @@ func compareWithStd(t *testing.T, out []byte, h *requestHead) {
 	if err != nil {
 		return // stricter than we are about targets
 	}
-	if !strings.EqualFold(req.Host, h1Host) && req.Host != h1Host {
+	if !strings.EqualFold(req.Host, testHost) && req.Host != testHost {
 		t.Fatalf("%q is for host %q", out, req.Host)
 	}
 	chunked := len(req.TransferEncoding) > 0
@@ -130,8 +130,8 @@ func FuzzChunks(f *testing.F) {
 
 // FuzzFrames: whatever comes out is well formed, and no key is in it.
 func FuzzFrames(f *testing.F) {
-	f.Add(frame(wsFinal|1, h1Key), 5)
-	f.Add(append(frame(1, h1Key[:9]), frame(wsFinal, h1Key[9:])...), 20)
+	f.Add(frame(wsFinal|1, testKey), 5)
+	f.Add(append(frame(1, testKey[:9]), frame(wsFinal, testKey[9:])...), 20)
 	f.Add(append(frame(2, "a"), frame(wsFinal|9, "ping")...), 1)
 	f.Fuzz(func(t *testing.T, b []byte, cut int) {
 		s := testFrames()
@@ -140,7 +140,7 @@ func FuzzFrames(f *testing.F) {
 		if ok {
 			out, _, _ = s.redact(out, b[n:])
 		}
-		if bytes.Contains(out, []byte(h1Key)) {
+		if bytes.Contains(out, []byte(testKey)) {
 			t.Fatalf("the key is in %q", out)
 		}
 		for len(out) > 0 {

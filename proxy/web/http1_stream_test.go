@@ -139,7 +139,7 @@ func TestEchoIsRedacted(t *testing.T) {
 	for name, answer := range answers {
 		t.Run(name, func(t *testing.T) {
 			rig := newH1Rig(t)
-			raw := answer(h1Key)
+			raw := answer(testKey)
 			cut := make(chan int, 1)
 			rig.script(func(c net.Conn, r *bufio.Reader) {
 				if _, err := readHead(r); err != nil {
@@ -163,7 +163,7 @@ func TestEchoIsRedacted(t *testing.T) {
 				if want == "" {
 					want = got
 				}
-				if got != want || !strings.Contains(got, h1Placeholder) {
+				if got != want || !strings.Contains(got, testPlaceholder) {
 					t.Fatalf("cut at %d: got\n%q, want\n%q", i, got, want)
 				}
 			}
@@ -205,17 +205,17 @@ func TestCompressedAnswer(t *testing.T) {
 	rig.handle(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/unknown" {
 			w.Header().Set("Content-Encoding", "rot13")
-			io.WriteString(w, h1Key)
+			io.WriteString(w, testKey)
 			return
 		}
 		w.Header().Set("Content-Encoding", "gzip")
 		z := gzip.NewWriter(w)
-		fmt.Fprintf(z, "%s %s", r.Header.Get("Accept-Encoding"), h1Key)
+		fmt.Fprintf(z, "%s %s", r.Header.Get("Accept-Encoding"), testKey)
 		z.Close()
 	})
-	for path, want := range map[string]string{"/": "200 identity " + h1Placeholder, "/unknown": "502 {"} {
-		req, _ := http.NewRequest("GET", "https://"+h1Host+path, nil)
-		req.Header.Set("Authorization", "Bearer "+h1Placeholder)
+	for path, want := range map[string]string{"/": "200 identity " + testPlaceholder, "/unknown": "502 {"} {
+		req, _ := http.NewRequest("GET", "https://"+testHost+path, nil)
+		req.Header.Set("Authorization", "Bearer "+testPlaceholder)
 		req.Header.Set("Accept-Encoding", "gzip")
 		res, err := rig.client().Do(req)
 		if err != nil {
@@ -304,7 +304,7 @@ func TestEarlyRefusal(t *testing.T) {
 		io.ReadFull(r, make([]byte, 64<<10))
 		io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
 	})
-	req, _ := http.NewRequest("POST", "https://"+h1Host+"/", io.LimitReader(zeros{}, 4<<20))
+	req, _ := http.NewRequest("POST", "https://"+testHost+"/", io.LimitReader(zeros{}, 4<<20))
 	req.ContentLength = 4 << 20
 	res, err := rig.client().Do(req)
 	if err != nil {
@@ -372,8 +372,8 @@ func TestEventsAreNotDelayed(t *testing.T) {
 		}
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	req, _ := http.NewRequestWithContext(ctx, "GET", "https://"+h1Host+"/", nil)
-	req.Header.Set("Authorization", "Bearer "+h1Placeholder)
+	req, _ := http.NewRequestWithContext(ctx, "GET", "https://"+testHost+"/", nil)
+	req.Header.Set("Authorization", "Bearer "+testPlaceholder)
 	res, err := rig.client().Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -428,9 +428,9 @@ func TestConstantMemory(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	for _, length := range []int64{size, -1} {
-		req, _ := http.NewRequest("POST", "https://"+h1Host+"/", io.LimitReader(zeros{}, size))
+		req, _ := http.NewRequest("POST", "https://"+testHost+"/", io.LimitReader(zeros{}, size))
 		req.ContentLength = length
-		req.Header.Set("Authorization", "Bearer "+h1Placeholder)
+		req.Header.Set("Authorization", "Bearer "+testPlaceholder)
 		res, err := rig.client().Do(req)
 		if err != nil {
 			t.Fatal(err)

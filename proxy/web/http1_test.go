@@ -15,8 +15,8 @@ import (
 const (
 	get  = "GET /v1/x?q=1 HTTP/1.1\r\n"
 	post = "POST /v1/x HTTP/1.1\r\n"
-	host = "Host: " + h1Host + "\r\n"
-	auth = "Authorization: Bearer " + h1Placeholder + "\r\n"
+	host = "Host: " + testHost + "\r\n"
+	auth = "Authorization: Bearer " + testPlaceholder + "\r\n"
 	end  = "\r\n"
 )
 
@@ -48,7 +48,7 @@ func TestRefuses(t *testing.T) {
 		{"obs-fold in the first field", get + " A: b\r\n" + host + end, 400},
 		{"obs-fold in Authorization", get + host + "Authorization: Bearer\r\n\tx\r\n\r\n", 400},
 		{"bare LF after the request line", "GET / HTTP/1.1\n" + host + end, 400},
-		{"bare LF after a field", get + "Host: " + h1Host + "\n\r\n", 400},
+		{"bare LF after a field", get + "Host: " + testHost + "\n\r\n", 400},
 		{"bare LF everywhere", "GET / HTTP/1.1\nHost: x\n\n", 400},
 		{"LF at the beginning", "\n" + get + host + end, 400},
 		{"bare CR in a value", get + host + "A: b\rc\r\n\r\n", 400},
@@ -57,7 +57,7 @@ func TestRefuses(t *testing.T) {
 		{"NUL in a name", get + host + "A\x00: b\r\n\r\n", 400},
 		{"DEL in a value", get + host + "A: b\x7f\r\n\r\n", 400},
 		{"space before the colon", get + host + "A : b\r\n\r\n", 400},
-		{"tab before the colon", get + "Host\t: " + h1Host + "\r\n\r\n", 400},
+		{"tab before the colon", get + "Host\t: " + testHost + "\r\n\r\n", 400},
 		{"empty name", get + host + ": b\r\n\r\n", 400},
 		{"no colon", get + host + "Abc\r\n\r\n", 400},
 		{"name of obs-text", get + host + "\xe4: b\r\n\r\n", 400},
@@ -74,8 +74,8 @@ func TestRefuses(t *testing.T) {
 		{"space after chunk size", post + host + "Transfer-Encoding: chunked\r\n\r\n4 \r\nabcd\r\n0\r\n\r\n", 400},
 		{"trailer with obs-fold", post + host + "Transfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n c\r\n\r\n", 400},
 		{"absolute form of another host", "GET https://evil.example.net/ HTTP/1.1\r\n" + host + end, 400},
-		{"absolute form of http", "GET http://" + h1Host + "/ HTTP/1.1\r\n" + host + end, 400},
-		{"absolute form with user information", "GET https://" + h1Host + "@evil.example.net/ HTTP/1.1\r\n" + host + end, 400},
+		{"absolute form of http", "GET http://" + testHost + "/ HTTP/1.1\r\n" + host + end, 400},
+		{"absolute form with user information", "GET https://" + testHost + "@evil.example.net/ HTTP/1.1\r\n" + host + end, 400},
 		{"absolute form of another host in both", "GET https://evil.example.net/ HTTP/1.1\r\nHost: evil.example.net\r\n\r\n", 421},
 		{"target without a slash", "GET x HTTP/1.1\r\n" + host + end, 400},
 		{"target with a fragment", "GET /#x HTTP/1.1\r\n" + host + end, 400},
@@ -83,24 +83,24 @@ func TestRefuses(t *testing.T) {
 		{"target with NUL", "GET /\x00 HTTP/1.1\r\n" + host + end, 400},
 		{"asterisk of GET", "GET * HTTP/1.1\r\n" + host + end, 400},
 		{"target too long", "GET /" + strings.Repeat("a", maxTargetBytes) + " HTTP/1.1\r\n" + host + end, 414},
-		{"Host of two names", get + "Host: " + h1Host + ",evil.example.net\r\n\r\n", 400},
+		{"Host of two names", get + "Host: " + testHost + ",evil.example.net\r\n\r\n", 400},
 		{"Host twice", get + host + host + end, 400},
 		{"Host missing", get + end, 400},
 		{"Host empty", get + "Host:\r\n\r\n", 400},
-		{"Host with NUL", get + "Host: " + h1Host + "\x00.example.net\r\n\r\n", 400},
-		{"Host with percent NUL", get + "Host: " + h1Host + "%00.example.net\r\n\r\n", 400},
-		{"Host with a space", get + "Host: " + h1Host + " x\r\n\r\n", 400},
-		{"Host with user information", get + "Host: a@" + h1Host + "\r\n\r\n", 400},
+		{"Host with NUL", get + "Host: " + testHost + "\x00.example.net\r\n\r\n", 400},
+		{"Host with percent NUL", get + "Host: " + testHost + "%00.example.net\r\n\r\n", 400},
+		{"Host with a space", get + "Host: " + testHost + " x\r\n\r\n", 400},
+		{"Host with user information", get + "Host: a@" + testHost + "\r\n\r\n", 400},
 		{"Host of another name", get + "Host: evil.example.net\r\n\r\n", 421},
-		{"Host below the name", get + "Host: x." + h1Host + "\r\n\r\n", 421},
-		{"Host that ends in the name", get + "Host: evil" + h1Host + "\r\n\r\n", 421},
-		{"Host of another port", get + "Host: " + h1Host + ":8443\r\n\r\n", 421},
-		{"Host of port 0443", get + "Host: " + h1Host + ":0443\r\n\r\n", 400},
+		{"Host below the name", get + "Host: x." + testHost + "\r\n\r\n", 421},
+		{"Host that ends in the name", get + "Host: evil" + testHost + "\r\n\r\n", 421},
+		{"Host of another port", get + "Host: " + testHost + ":8443\r\n\r\n", 421},
+		{"Host of port 0443", get + "Host: " + testHost + ":0443\r\n\r\n", 400},
 		{"Host of an address", get + "Host: 127.0.0.1\r\n\r\n", 400},
 		{"Host of an IPv6 address", get + "Host: [::1]\r\n\r\n", 400},
 		{"Host in full-width letters", get + "Host: ａpi.example.com\r\n\r\n", 400},
 		{"TRACE", "TRACE / HTTP/1.1\r\n" + host + end, 405},
-		{"CONNECT", "CONNECT " + h1Host + ":443 HTTP/1.1\r\n" + host + end, 405},
+		{"CONNECT", "CONNECT " + testHost + ":443 HTTP/1.1\r\n" + host + end, 405},
 		{"h2c", get + host + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", 400},
 		{"h2c beside websocket", get + host + "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n\r\n", 400},
 		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505},
@@ -117,7 +117,7 @@ func TestRefuses(t *testing.T) {
 		{"Expect of something else", post + host + "Content-Length: 1\r\nExpect: 200-ok\r\n\r\na", 417},
 		{"Connection that strips Host", get + host + "Connection: host\r\n\r\n", 400},
 		{"Connection that strips the credential", get + host + auth + "Connection: Authorization\r\n\r\n", 400},
-		{"Connection that strips another credential", get + host + "X-Api-Key: " + h1Placeholder + "\r\nConnection: x-api-key\r\n\r\n", 400},
+		{"Connection that strips another credential", get + host + "X-Api-Key: " + testPlaceholder + "\r\nConnection: x-api-key\r\n\r\n", 400},
 		{"Connection that strips Content-Length", post + host + "Content-Length: 4\r\nConnection: content-length\r\n\r\nabcd", 400},
 		{"Connection that is no token", get + host + "Connection: a b\r\n\r\n", 400},
 		{"a credential of its own", get + host + "Authorization: Bearer mine\r\n\r\n", 403},
@@ -147,13 +147,13 @@ func TestRefuses(t *testing.T) {
 		{"last chunk ended by LF", post + host + "Transfer-Encoding: chunked\r\n\r\n0\n\n", 400},
 		{"trailer ended by LF", post + host + "Transfer-Encoding: chunked\r\n\r\n0\r\nA: b\n\r\n", 400},
 		{"trailer without a colon", post + host + "Transfer-Encoding: chunked\r\n\r\n0\r\nGET / HTTP/1.1\r\n\r\n", 400},
-		{"Host with a tab", get + "Host: " + h1Host + "\tx\r\n\r\n", 400},
-		{"Host with a path", get + "Host: " + h1Host + "/x\r\n\r\n", 400},
-		{"Host with a query", get + "Host: " + h1Host + "?x\r\n\r\n", 400},
-		{"Host with two ports", get + "Host: " + h1Host + ":443:443\r\n\r\n", 400},
+		{"Host with a tab", get + "Host: " + testHost + "\tx\r\n\r\n", 400},
+		{"Host with a path", get + "Host: " + testHost + "/x\r\n\r\n", 400},
+		{"Host with a query", get + "Host: " + testHost + "?x\r\n\r\n", 400},
+		{"Host with two ports", get + "Host: " + testHost + ":443:443\r\n\r\n", 400},
 		{"Host with an empty label", get + "Host: api..example.com\r\n\r\n", 400},
-		{"Host with two dots at the end", get + "Host: " + h1Host + "..\r\n\r\n", 400},
-		{"Host with a dot before it", get + "Host: ." + h1Host + "\r\n\r\n", 400},
+		{"Host with two dots at the end", get + "Host: " + testHost + "..\r\n\r\n", 400},
+		{"Host with a dot before it", get + "Host: ." + testHost + "\r\n\r\n", 400},
 		{"Host with an ideographic dot", get + "Host: api。example.com\r\n\r\n", 400},
 		{"Host with a Cyrillic letter", get + "Host: \u0430pi.example.com\r\n\r\n", 400},
 		{"Host in punycode", get + "Host: xn--pi-7kc.example.com\r\n\r\n", 421},
@@ -163,10 +163,10 @@ func TestRefuses(t *testing.T) {
 		{"Host of an address with a zone", get + "Host: [fe80::1%25lo]\r\n\r\n", 400},
 		{"Host before a good one by a name of obs-text", get + "H\xf6st: x\r\n" + host + end, 400},
 		{"Host of a cut name", get + "Host: api.example.co\r\n\r\n", 421},
-		{"Host with the name as a label", get + "Host: " + h1Host + ".evil.net\r\n\r\n", 421},
-		{"absolute form with another port", "GET https://" + h1Host + ":8443/ HTTP/1.1\r\n" + host + end, 400},
-		{"absolute form of ftp", "GET ftp://" + h1Host + "/ HTTP/1.1\r\n" + host + end, 400},
-		{"authority form of GET", "GET " + h1Host + ":443 HTTP/1.1\r\n" + host + end, 400},
+		{"Host with the name as a label", get + "Host: " + testHost + ".evil.net\r\n\r\n", 421},
+		{"absolute form with another port", "GET https://" + testHost + ":8443/ HTTP/1.1\r\n" + host + end, 400},
+		{"absolute form of ftp", "GET ftp://" + testHost + "/ HTTP/1.1\r\n" + host + end, 400},
+		{"authority form of GET", "GET " + testHost + ":443 HTTP/1.1\r\n" + host + end, 400},
 		{"target empty", "GET  HTTP/1.1\r\n" + host + end, 400},
 		{"target with a tab", "GET /a\tb HTTP/1.1\r\n" + host + end, 400},
 		{"target with DEL", "GET /\x7f HTTP/1.1\r\n" + host + end, 400},
@@ -213,17 +213,17 @@ func TestForwards(t *testing.T) {
 	for _, c := range []struct{ name, raw, want string }{
 		{"a plain request", get + host + "A: b\r\n\r\n", get + host + "A: b\r\n\r\n"},
 		{"an empty line before it", "\r\n" + get + host + end, get + host + end},
-		{"names as they were written", "GET / HTTP/1.1\r\nhOST: " + h1Host + "\r\nx-A:b\r\n\r\n", "GET / HTTP/1.1\r\nhOST: " + h1Host + "\r\nx-A: b\r\n\r\n"},
+		{"names as they were written", "GET / HTTP/1.1\r\nhOST: " + testHost + "\r\nx-A:b\r\n\r\n", "GET / HTTP/1.1\r\nhOST: " + testHost + "\r\nx-A: b\r\n\r\n"},
 		{"the canonical Host", "GET / HTTP/1.1\r\nHost: API.Example.COM.:443\r\n\r\n", "GET / HTTP/1.1\r\n" + host + end},
-		{"absolute form as origin form", "GET https://" + h1Host + "/a?b HTTP/1.1\r\n" + host + end, "GET /a?b HTTP/1.1\r\n" + host + end},
-		{"absolute form without a path", "GET HTTPS://" + h1Host + ":443 HTTP/1.1\r\n" + host + end, "GET / HTTP/1.1\r\n" + host + end},
-		{"the real key", get + host + auth + end, get + host + "Authorization: Bearer " + h1Key + "\r\n\r\n"},
-		{"identity beside a real key", get + auth + host + "Accept-Encoding: gzip, br\r\n\r\n", get + "Authorization: Bearer " + h1Key + "\r\n" + host + "Accept-Encoding: identity\r\n\r\n"},
+		{"absolute form as origin form", "GET https://" + testHost + "/a?b HTTP/1.1\r\n" + host + end, "GET /a?b HTTP/1.1\r\n" + host + end},
+		{"absolute form without a path", "GET HTTPS://" + testHost + ":443 HTTP/1.1\r\n" + host + end, "GET / HTTP/1.1\r\n" + host + end},
+		{"the real key", get + host + auth + end, get + host + "Authorization: Bearer " + testKey + "\r\n\r\n"},
+		{"identity beside a real key", get + auth + host + "Accept-Encoding: gzip, br\r\n\r\n", get + "Authorization: Bearer " + testKey + "\r\n" + host + "Accept-Encoding: identity\r\n\r\n"},
 		{"codings without a key", get + host + "Accept-Encoding: gzip, br\r\n\r\n", get + host + "Accept-Encoding: gzip, br\r\n\r\n"},
 		{"no hop-by-hop field", get + host + "Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nTE: deflate\r\nUpgrade-Insecure-Requests: 1\r\n\r\n", get + host + "Upgrade-Insecure-Requests: 1\r\n\r\n"},
 		{"trailers asked for", get + host + "TE: trailers\r\nConnection: TE\r\n\r\n", get + host + "Connection: TE\r\nTE: trailers\r\n\r\n"},
 		{"no Connection: close", get + host + "Connection: close\r\n\r\n", get + host + end},
-		{"a placeholder elsewhere as it is", get + host + "User-Agent: " + h1Placeholder + "\r\nCookie: a=" + h1Placeholder + "\r\n\r\n", get + host + "User-Agent: " + h1Placeholder + "\r\nCookie: a=" + h1Placeholder + "\r\n\r\n"},
+		{"a placeholder elsewhere as it is", get + host + "User-Agent: " + testPlaceholder + "\r\nCookie: a=" + testPlaceholder + "\r\n\r\n", get + host + "User-Agent: " + testPlaceholder + "\r\nCookie: a=" + testPlaceholder + "\r\n\r\n"},
 		{"a body of Content-Length", post + host + "Content-Length: 004\r\n\r\nabcd", post + host + "Content-Length: 004\r\n\r\nabcd"},
 		{"chunks without their extensions", post + host + "Transfer-Encoding: chunked\r\n\r\n004;a=b\r\nabcd\r\n0;x\r\n\r\n", post + host + "Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n"},
 		{"trailers without credentials", post + host + "Transfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\nAuthorization: x\r\nX-Api-Key: y\r\nContent-Length: 3\r\n\r\n", post + host + "Transfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\n\r\n"},
@@ -256,7 +256,7 @@ func TestForwards(t *testing.T) {
 // the upstream must see the same bytes each time.
 func TestSplitAnywhere(t *testing.T) {
 	raw := post + host + auth + "Transfer-Encoding: chunked\r\n\r\n4;x\r\nabcd\r\n0\r\nX-Sum: 1\r\n\r\n" + get + host + end
-	want := post + host + "Authorization: Bearer " + h1Key + "\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\nX-Sum: 1\r\n\r\n"
+	want := post + host + "Authorization: Bearer " + testKey + "\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\nX-Sum: 1\r\n\r\n"
 	rig := newH1Rig(t)
 	got := make(chan string, 1)
 	rig.script(func(conn net.Conn, r *bufio.Reader) {
@@ -345,11 +345,11 @@ func TestAudit(t *testing.T) {
 func TestAuditHidesPlaceholder(t *testing.T) {
 	rig := newH1Rig(t)
 	rig.handle(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") })
-	if _, _, err := rig.exchange("GET /v1/" + h1Placeholder + "?q HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n"); err != nil {
+	if _, _, err := rig.exchange("GET /v1/" + testPlaceholder + "?q HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	<-rig.ended
-	if events := rig.records.all(); len(events) != 1 || strings.Contains(fmt.Sprint(events), h1Placeholder) {
+	if events := rig.records.all(); len(events) != 1 || strings.Contains(fmt.Sprint(events), testPlaceholder) {
 		t.Errorf("recorded %+v", events)
 	}
 }

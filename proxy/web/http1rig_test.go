@@ -11,7 +11,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -21,16 +20,9 @@ import (
 
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
-	"github.com/superserve/superserve/proxy/ca"
 	"github.com/superserve/superserve/proxy/egress"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/secretd/api"
-)
-
-const (
-	h1Host        = "api.example.com"
-	h1Placeholder = "sk-test-Zq81Lw0pRUN00001abcdefghijklmnopqrstuvwxyz0123"
-	h1Key         = "sk-test-REALREALREALREALREALREALREALREALREALREALREAL01"
 )
 
 // h1rig is a Server between real TLS connections on the loopback.
@@ -40,8 +32,8 @@ type h1rig struct {
 	front    net.Listener
 	upstream net.Listener // TLS; accepted by the test or by serve
 	roots    *x509.CertPool
-	dialer   *h1dialer
-	keys     *h1keys
+	dialer   *testDialer
+	keys     *testKeys
 	records  *h1records
 	ended    chan error
 
@@ -84,105 +76,24 @@ func (r *h1records) all() []audit.Event {
 	return append([]audit.Event(nil), r.events...)
 }
 
-type h1keys struct {
-	mu      sync.Mutex
-	revoked bool
-}
-
-func (k *h1keys) Resolve(_ context.Context, r api.ResolveRequest) (api.Secret, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch {
-	case k.revoked:
-		return nil, api.ErrRevoked
-	case r.Placeholder != h1Placeholder || r.Host != h1Host:
-		return nil, api.ErrUnknown
-	}
-	key := []byte(h1Key)
-	return func() []byte { return key }, nil
-}
-
-type h1dialer struct {
-	addr   string
-	config *tls.Config
-	err    error
-
-	mu    sync.Mutex
-	dials int
-}
-
-func (d *h1dialer) count() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.dials
-}
-
-func (d *h1dialer) fail(err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.err = err
-}
-
-func (d *h1dialer) Dial(ctx context.Context, _ api.Host, _ netip.Addr, _ uint16) (net.Conn, error) {
-	var nd net.Dialer
-	return nd.DialContext(ctx, "tcp", d.addr)
-}
-
-func (d *h1dialer) DialTLS(ctx context.Context, h api.Host, _ uint16, alpn []string) (*tls.Conn, error) {
-	d.mu.Lock()
-	d.dials++
-	failure := d.err
-	d.mu.Unlock()
-	if failure != nil {
-		return nil, failure
-	}
-	cfg := d.config.Clone()
-	cfg.ServerName, cfg.NextProtos = string(h), alpn
-	dialer := tls.Dialer{Config: cfg}
-	c, err := dialer.DialContext(ctx, "tcp", d.addr)
-	if err != nil {
-		return nil, err
-	}
-	return c.(*tls.Conn), nil
-}
-
-func (d *h1dialer) DialTLSAddr(context.Context, netip.Addr, uint16, []string) (*tls.Conn, error) {
-	return nil, errors.New("not dialled in these tests")
-}
-
-func h1authority(t testing.TB) (*ca.Authority, *x509.CertPool) {
-	t.Helper()
-	a, err := ca.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(a.DER())
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return a, pool
-}
-
 // newH1Rig starts a proxy in front of a TLS listener that nobody accepts from
 // yet.
 func newH1Rig(t testing.TB) *h1rig {
 	t.Helper()
 	current := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, current, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait")) }) // the test's upstream naps
-	agentCA, roots := h1authority(t)
-	upCA, upRoots := h1authority(t)
-	leaf, err := upCA.Leaf(h1Host)
+	agentCA, roots := testAuthority(t)
+	upCA, upRoots := testAuthority(t)
+	leaf, err := upCA.Leaf(testHost)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rig := &h1rig{t: t, roots: roots, records: &h1records{}, keys: &h1keys{}, ended: make(chan error, 256)}
+	rig := &h1rig{t: t, roots: roots, records: &h1records{}, keys: &testKeys{}, ended: make(chan error, 256)}
 	rig.upstream = listen(t)
 	rig.upstream = tls.NewListener(rig.upstream, &tls.Config{Certificates: []tls.Certificate{*leaf}, NextProtos: []string{"http/1.1"}})
 	rig.front = listen(t)
-	rig.dialer = &h1dialer{addr: rig.upstream.Addr().String(), config: &tls.Config{RootCAs: upRoots}}
-	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: h1Placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: h1Host}}}}
+	rig.dialer = &testDialer{addr: rig.upstream.Addr().String(), config: &tls.Config{RootCAs: upRoots}}
+	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: testPlaceholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: testHost}}}}
 	rig.server = New(Config{CA: agentCA, Dial: rig.dialer, Swap: swap.New([]api.Entry{entry}, rig.keys), Audit: rig.records})
 	rig.run()
 	return rig
@@ -219,8 +130,8 @@ func (rig *h1rig) run() {
 }
 
 func (rig *h1rig) serveConn(ctx context.Context, raw net.Conn, id uint64) {
-	conn := &proxy.Conn{Conn: raw, Host: h1Host, Port: 443, ID: id,
-		Hello: &proxy.Hello{ServerName: h1Host, ALPN: []string{"http/1.1"}}}
+	conn := &proxy.Conn{Conn: raw, Host: testHost, Port: 443, ID: id,
+		Hello: &proxy.Hello{ServerName: testHost, ALPN: []string{"http/1.1"}}}
 	rig.mu.Lock()
 	change := rig.conn
 	rig.mu.Unlock()
@@ -275,7 +186,7 @@ func (rig *h1rig) script(f func(c net.Conn, r *bufio.Reader)) {
 }
 
 func (rig *h1rig) clientConfig() *tls.Config {
-	return &tls.Config{RootCAs: rig.roots, ServerName: h1Host, NextProtos: []string{"http/1.1"}}
+	return &tls.Config{RootCAs: rig.roots, ServerName: testHost, NextProtos: []string{"http/1.1"}}
 }
 
 // dial connects as the agent does.
@@ -355,7 +266,7 @@ func (rig *h1rig) ask(c net.Conn, sni string) (*http.Response, error) {
 	conn := tls.Client(c, &tls.Config{InsecureSkipVerify: true, ServerName: sni})
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: "+h1Host+"\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: "+testHost+"\r\n\r\n"); err != nil {
 		return nil, err
 	}
 	return http.ReadResponse(bufio.NewReader(conn), nil)

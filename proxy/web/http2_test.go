@@ -28,25 +28,25 @@ func TestHTTP2Swap(t *testing.T) {
 		w.(http.Flusher).Flush()
 		io.WriteString(w, auth[half:])
 		w.Header().Set("X-Late", auth)
-		if auth != "Bearer "+h2Key {
+		if auth != "Bearer "+testKey {
 			w.Header().Set("X-Late", "wrong key")
 		}
 	})
 	c := rig.client()
 	for range 3 {
 		res, body := rig.fetch(c, keyed(newRequest(t, "GET", "/v1/echo?secret=1", nil)))
-		want := "Bearer " + h2Placeholder
+		want := "Bearer " + testPlaceholder
 		if string(body) != want || res.Header.Get("X-Echo") != want || res.Trailer.Get("X-Late") != want {
 			t.Errorf("echo: got body %q, header %q, trailer %q, want the placeholder", body, res.Header.Get("X-Echo"), res.Trailer.Get("X-Late"))
 		}
 		mustNotHold(t, "body", body)
 	}
 	use := rig.records.await(t, func(e audit.Event) bool { return e.Kind == audit.Credential })
-	if use.Secret != "TEST_API_KEY" || use.Path != "/v1/echo" || use.Method != "GET" || use.Name != h2Host {
+	if use.Secret != "TEST_API_KEY" || use.Path != "/v1/echo" || use.Method != "GET" || use.Name != testHost {
 		t.Errorf("use was recorded as %+v", use)
 	}
 	end := rig.records.await(t, func(e audit.Event) bool { return e.Kind == audit.Request })
-	if end.Status != 200 || end.Verdict != audit.Allowed || end.Received != int64(len("Bearer ")+len(h2Key)) {
+	if end.Status != 200 || end.Verdict != audit.Allowed || end.Received != int64(len("Bearer ")+len(testKey)) {
 		t.Errorf("the request was recorded as %+v", end)
 	}
 }
@@ -75,10 +75,10 @@ func TestHTTP2Refusals(t *testing.T) {
 		status int
 	}{
 		{"another authority", func(r *http.Request) { r.Host = "evil.example.com" }, 421},
-		{"another port", func(r *http.Request) { r.Host = h2Host + ":8443" }, 421},
+		{"another port", func(r *http.Request) { r.Host = testHost + ":8443" }, 421},
 		{"a key of the agent's own", func(r *http.Request) { r.Header.Set("Authorization", "Bearer mine") }, 403},
-		{"two credentials", func(r *http.Request) { keyed(r).Header.Add("Authorization", "Bearer "+h2Placeholder) }, 403},
-		{"an unknown placeholder", func(r *http.Request) { r.Header.Set("X-Api-Key", strings.Replace(h2Placeholder, "a", "b", 1)) }, 403},
+		{"two credentials", func(r *http.Request) { keyed(r).Header.Add("Authorization", "Bearer "+testPlaceholder) }, 403},
+		{"an unknown placeholder", func(r *http.Request) { r.Header.Set("X-Api-Key", strings.Replace(testPlaceholder, "a", "b", 1)) }, 403},
 		{"a path beyond its limit", func(r *http.Request) { r.URL.Path = "/" + strings.Repeat("a", 17<<10) }, 414},
 		{"TRACE", func(r *http.Request) { r.Method = "TRACE" }, 405},
 		{"a body on a refused request", func(r *http.Request) {
@@ -175,7 +175,7 @@ func TestHTTP2Trailers(t *testing.T) {
 	}
 	req = newRequest(t, "POST", "/", strings.NewReader("in"))
 	req.ContentLength = -1
-	req.Trailer = http.Header{"Authorization": {"Bearer " + h2Placeholder}}
+	req.Trailer = http.Header{"Authorization": {"Bearer " + testPlaceholder}}
 	if res, body := rig.fetch(c, req); res.StatusCode != 403 {
 		t.Errorf("a credential in trailers: got %d %s, want 403", res.StatusCode, body)
 	}
@@ -323,7 +323,7 @@ func TestHTTP2Codings(t *testing.T) {
 	req := keyed(newRequest(t, "GET", "/?coding=gzip", nil))
 	req.Header.Set("Accept-Encoding", "gzip, br")
 	res, body := rig.fetch(c, req)
-	want := strings.Repeat("Bearer "+h2Placeholder+"\n", 50_000)
+	want := strings.Repeat("Bearer "+testPlaceholder+"\n", 50_000)
 	if string(body) != want || res.Header.Get("Content-Encoding") != "" || res.Trailer.Get("X-Late") != "yes" {
 		t.Errorf("gzip: got %d bytes, coding %q, trailers %v; want %d", len(body), res.Header.Get("Content-Encoding"), res.Trailer, len(want))
 	}

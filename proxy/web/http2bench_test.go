@@ -39,11 +39,11 @@ func BenchmarkHTTP2Relay(b *testing.B) {
 	for _, bench := range []struct {
 		name  string
 		extra []string
-	}{{"without a key", nil}, {"with a key", []string{"authorization", "Bearer " + h2Placeholder}}} {
+	}{{"without a key", nil}, {"with a key", []string{"authorization", "Bearer " + testPlaceholder}}} {
 		b.Run(bench.name, func(b *testing.B) {
 			ses := fuzzSession(newMemoryConn(nil), newMemoryConn(nil))
 			r := newRelay(ses.client, ses.upstream, &sessionJudge{ses})
-			r.authority = h2Host
+			r.authority = testHost
 			r.client.told, r.upstream.told = true, true
 			request := fuzzFrames(func(p *rawPeer) {
 				p.headers(1, true, rawRequest(append(bench.extra, "user-agent", "agent/1.0", "accept", "application/json")...)...)

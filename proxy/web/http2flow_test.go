@@ -48,9 +48,9 @@ func TestHTTP2DecodesWithinWindows(t *testing.T) {
 			})
 			p := rig.rawClient()
 			p.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window})
-			p.headers(1, true, rawRequest("authorization", "Bearer "+h2Placeholder)...)
+			p.headers(1, true, rawRequest("authorization", "Bearer "+testPlaceholder)...)
 			got := p.readWithin(1, int(window))
-			if want := strings.Repeat("Bearer "+h2Placeholder+"\n", 40); string(got) != want {
+			if want := strings.Repeat("Bearer "+testPlaceholder+"\n", 40); string(got) != want {
 				t.Errorf("got %d bytes %.80q, want %d", len(got), got, len(want))
 			}
 		})
@@ -110,7 +110,7 @@ func TestHTTP2WipesKeys(t *testing.T) {
 	for i := range 20 {
 		r.mu.Lock()
 		at := s.out.begin(http2.FrameHeaders, 0, 1)
-		s.out.secretField("authorization", i, func(dst []byte) []byte { return append(append(dst, "Bearer "...), h2Key...) })
+		s.out.secretField("authorization", i, func(dst []byte) []byte { return append(append(dst, "Bearer "...), testKey...) })
 		kept = append(kept, s.out.buf[:cap(s.out.buf)])
 		s.out.field("x", strings.Repeat("y", 100*i), false)
 		s.out.endHeaders(at)
@@ -122,11 +122,11 @@ func TestHTTP2WipesKeys(t *testing.T) {
 	}
 	r.flush(s)
 	for i, buf := range kept {
-		if bytes.Contains(buf, []byte(h2Key[:16])) {
+		if bytes.Contains(buf, []byte(testKey[:16])) {
 			t.Errorf("buffer %d still holds the key", i)
 		}
 	}
-	if n := bytes.Count(s.conn.(*memoryConn).written.Bytes(), []byte(h2Key)); n != 20 {
+	if n := bytes.Count(s.conn.(*memoryConn).written.Bytes(), []byte(testKey)); n != 20 {
 		t.Errorf("%d keys were written, want 20", n)
 	}
 }

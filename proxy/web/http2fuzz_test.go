@@ -83,14 +83,14 @@ func fuzzFrames(write func(p *rawPeer)) []byte {
 func FuzzHTTP2(f *testing.F) {
 	answers := fuzzFrames(func(p *rawPeer) {
 		p.fr.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
-		p.headers(1, false, ":status", "200", "x-echo", h2Key)
-		p.fr.WriteData(1, false, []byte(h2Key[:20]))
-		p.fr.WriteDataPadded(1, false, []byte(h2Key[20:]), make([]byte, 3))
+		p.headers(1, false, ":status", "200", "x-echo", testKey)
+		p.fr.WriteData(1, false, []byte(testKey[:20]))
+		p.fr.WriteDataPadded(1, false, []byte(testKey[20:]), make([]byte, 3))
 		p.headers(1, true, "grpc-status", "0")
 		p.fr.WriteGoAway(1, http2.ErrCodeNo, nil)
 	})
 	for _, fields := range [][]string{
-		rawRequest(), rawRequest("authorization", "Bearer "+h2Placeholder), rawRequest("cookie", "a=b", "cookie", "c=d"),
+		rawRequest(), rawRequest("authorization", "Bearer "+testPlaceholder), rawRequest("cookie", "a=b", "cookie", "c=d"),
 		rawRequest("host", "evil"), rawRequest("content-length", "3", "te", "trailers"),
 	} {
 		f.Add(fuzzFrames(func(p *rawPeer) {
@@ -121,11 +121,11 @@ type noRecords struct{}
 func (noRecords) Record(audit.Event) error { return nil }
 
 func fuzzSession(client, upstream net.Conn) *session {
-	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: h2Placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: h2Host}}}}
+	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: testPlaceholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: testHost}}}}
 	return &session{
-		srv:  &Server{swap: swap.New([]api.Entry{entry}, h2keys{}), audit: noRecords{}},
-		conn: &proxy.Conn{Conn: client, Host: h2Host, Port: 443}, client: client, upstream: upstream,
-		target: swap.Target{Host: h2Host, Port: 443, TLS: true},
+		srv:  &Server{swap: swap.New([]api.Entry{entry}, &testKeys{}), audit: noRecords{}},
+		conn: &proxy.Conn{Conn: client, Host: testHost, Port: 443}, client: client, upstream: upstream,
+		target: swap.Target{Host: testHost, Port: 443, TLS: true},
 	}
 }
 
@@ -167,7 +167,7 @@ func checkRequests(t *testing.T, b []byte) {
 			return // trailers among them
 		}
 		last = h.StreamID
-		if got := h.PseudoValue("authority"); got != h2Host {
+		if got := h.PseudoValue("authority"); got != testHost {
 			t.Fatalf("authority %q went upstream", got)
 		}
 		if path := h.PseudoValue("path"); path == "" || strings.ContainsAny(path, " #\r\n\x00") || path[0] != '/' && path != "*" {

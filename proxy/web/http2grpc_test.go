@@ -72,29 +72,29 @@ func TestHTTP2GRPC(t *testing.T) {
 		srv.Stop()
 		<-served
 	})
-	conn, err := grpc.NewClient("passthrough:///"+h2Host,
-		grpc.WithAuthority(h2Host),
+	conn, err := grpc.NewClient("passthrough:///"+testHost,
+		grpc.WithAuthority(testHost),
 		grpc.WithTransportCredentials(tlsDone{insecure.NewCredentials()}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return rig.dial(ctx) }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+h2Placeholder)
-	want := "hello Bearer " + h2Placeholder
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+testPlaceholder)
+	want := "hello Bearer " + testPlaceholder
 
 	t.Run("it swaps in unary calls", func(t *testing.T) {
 		out, trailer := &wrapperspb.StringValue{}, metadata.MD{}
 		if err := conn.Invoke(ctx, "/test.Echo/Unary", wrapperspb.String("hello"), out, grpc.Trailer(&trailer)); err != nil {
 			t.Fatal(err)
 		}
-		if out.Value != want || trailer.Get("x-auth")[0] != "Bearer "+h2Placeholder {
+		if out.Value != want || trailer.Get("x-auth")[0] != "Bearer "+testPlaceholder {
 			t.Errorf("got %q, trailer %v; want %q", out.Value, trailer, want)
 		}
 	})
 	t.Run("it redacts the status message", func(t *testing.T) {
 		err := conn.Invoke(ctx, "/test.Echo/Unary", wrapperspb.String("fail"), &wrapperspb.StringValue{})
-		if s := status.Convert(err); s.Code() != codes.FailedPrecondition || s.Message() != "bad key Bearer "+h2Placeholder {
+		if s := status.Convert(err); s.Code() != codes.FailedPrecondition || s.Message() != "bad key Bearer "+testPlaceholder {
 			t.Errorf("got %v", err)
 		}
 	})

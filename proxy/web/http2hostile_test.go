@@ -65,7 +65,7 @@ func floods() []attack {
 		}), http2.ErrCodeEnhanceYourCalm},
 		{"a flood of unknown frames", flood(func(p *rawPeer, i int) error { return p.fr.WriteRawFrame(0x5f, 0, 0, nil) }), http2.ErrCodeEnhanceYourCalm},
 		{"a flood of empty DATA", func(p *rawPeer) {
-			p.headers(1, false, ":method", "POST", ":scheme", "https", ":authority", h2Host, ":path", "/")
+			p.headers(1, false, ":method", "POST", ":scheme", "https", ":authority", testHost, ":path", "/")
 			flood(func(p *rawPeer, i int) error { return p.fr.WriteData(1, false, nil) })(p)
 		}, http2.ErrCodeEnhanceYourCalm},
 		{"rapid reset", flood(func(p *rawPeer, i int) error {
@@ -75,7 +75,7 @@ func floods() []attack {
 		}), http2.ErrCodeEnhanceYourCalm},
 		{"made you reset", flood(func(p *rawPeer, i int) error {
 			id := uint32(2*i + 1)
-			p.headers(id, false, ":method", "POST", ":scheme", "https", ":authority", h2Host, ":path", "/")
+			p.headers(id, false, ":method", "POST", ":scheme", "https", ":authority", testHost, ":path", "/")
 			return p.fr.WriteWindowUpdate(id, 0)
 		}), http2.ErrCodeEnhanceYourCalm},
 	}

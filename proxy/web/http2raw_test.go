@@ -61,7 +61,7 @@ func (p *rawPeer) block(fields ...string) []byte {
 
 // request is a good request's fields followed by others.
 func rawRequest(more ...string) []string {
-	return append([]string{":method", "GET", ":scheme", "https", ":authority", h2Host, ":path", "/"}, more...)
+	return append([]string{":method", "GET", ":scheme", "https", ":authority", testHost, ":path", "/"}, more...)
 }
 
 func (p *rawPeer) headers(id uint32, end bool, fields ...string) {
@@ -152,18 +152,18 @@ func TestHTTP2RefusesMalformedRequests(t *testing.T) {
 		{"a content-length list", rawRequest("content-length", "0, 0"), "400"},
 		{"a signed content-length", rawRequest("content-length", "+0"), "400"},
 		{"a content-length without content", rawRequest("content-length", "5"), "400"},
-		{"the right host beside :authority", rawRequest("host", h2Host), "400"},
+		{"the right host beside :authority", rawRequest("host", testHost), "400"},
 		{"another host beside :authority", rawRequest("host", "evil.example.com"), "400"},
 		{"no :authority", []string{":method", "GET", ":scheme", "https", ":path", "/"}, "400"},
-		{"host for :authority", []string{":method", "GET", ":scheme", "https", ":path", "/", "host", h2Host}, "400"},
+		{"host for :authority", []string{":method", "GET", ":scheme", "https", ":path", "/", "host", testHost}, "400"},
 		{"an empty :authority", replace(":authority", ""), "400"},
-		{"user information", replace(":authority", "user@"+h2Host), "421"},
-		{"two authorities in one", replace(":authority", h2Host+",evil.example.com"), "421"},
-		{"a longer name", replace(":authority", h2Host+".evil.com"), "421"},
+		{"user information", replace(":authority", "user@"+testHost), "421"},
+		{"two authorities in one", replace(":authority", testHost+",evil.example.com"), "421"},
+		{"a longer name", replace(":authority", testHost+".evil.com"), "421"},
 		{"an address", replace(":authority", "127.0.0.1"), "421"},
-		{"another port", replace(":authority", h2Host+":444"), "421"},
-		{"port 0", replace(":authority", h2Host+":0"), "421"},
-		{"an absolute :path", replace(":path", "https://"+h2Host+"/"), "400"},
+		{"another port", replace(":authority", testHost+":444"), "421"},
+		{"port 0", replace(":authority", testHost+":0"), "421"},
+		{"an absolute :path", replace(":path", "https://"+testHost+"/"), "400"},
 		{"an empty :path", replace(":path", ""), "400"},
 		{"a relative :path", replace(":path", "v1"), "400"},
 		{"a space in :path", replace(":path", "/a b"), "400"},
@@ -173,10 +173,10 @@ func TestHTTP2RefusesMalformedRequests(t *testing.T) {
 		{"scheme http", replace(":scheme", "http"), "400"},
 		{"no method", replace(":method", ""), "400"},
 		{"a method with a space", replace(":method", "GET /"), "405"},
-		{"CONNECT", []string{":method", "CONNECT", ":authority", h2Host}, "405"},
+		{"CONNECT", []string{":method", "CONNECT", ":authority", testHost}, "405"},
 		{"extended CONNECT", rawRequest(":protocol", "websocket"), "400"},
 		{"a pseudo-header twice", rawRequest(":path", "/b"), "400"},
-		{"a pseudo-header after fields", []string{":method", "GET", ":scheme", "https", "x", "y", ":authority", h2Host, ":path", "/"}, "400"},
+		{"a pseudo-header after fields", []string{":method", "GET", ":scheme", "https", "x", "y", ":authority", testHost, ":path", "/"}, "400"},
 		{":status in a request", rawRequest(":status", "200"), "400"},
 		{"201 fields", rawRequest(strings.Split(strings.Repeat("x,y,", 201), ",")...), "431"},
 	} {
@@ -200,11 +200,11 @@ func TestHTTP2RefusesMalformedRequests(t *testing.T) {
 func TestHTTP2CanonicalAuthority(t *testing.T) {
 	rig := newH2Rig(t)
 	rig.handle(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Host) })
-	for _, authority := range []string{h2Host, strings.ToUpper(h2Host), h2Host + ".", h2Host + ":443"} {
+	for _, authority := range []string{testHost, strings.ToUpper(testHost), testHost + ".", testHost + ":443"} {
 		req := newRequest(t, "GET", "/", nil)
 		req.Host = authority
-		if res, body := rig.fetch(rig.client(), req); string(body) != h2Host {
-			t.Errorf("%q: got %d, and the upstream read %q, want %q", authority, res.StatusCode, body, h2Host)
+		if res, body := rig.fetch(rig.client(), req); string(body) != testHost {
+			t.Errorf("%q: got %d, and the upstream read %q, want %q", authority, res.StatusCode, body, testHost)
 		}
 	}
 }
@@ -248,7 +248,7 @@ func TestHTTP2BoundsHPACKBombs(t *testing.T) {
 func TestHTTP2ContinuationAtEveryOffset(t *testing.T) {
 	rig := newH2Rig(t)
 	rig.handle(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer "+h2Key {
+		if r.Header.Get("Authorization") != "Bearer "+testKey {
 			t.Errorf("the upstream got another key")
 		}
 	})
@@ -256,9 +256,9 @@ func TestHTTP2ContinuationAtEveryOffset(t *testing.T) {
 	plain := hpack.NewEncoder(&p.buf)
 	plain.SetMaxDynamicTableSizeLimit(0)
 	id := uint32(1)
-	for _, test := range []struct{ authority, status string }{{h2Host, "200"}, {"evil.example.com", "421"}} {
+	for _, test := range []struct{ authority, status string }{{testHost, "200"}, {"evil.example.com", "421"}} {
 		p.buf.Reset()
-		fields := rawRequest("authorization", "Bearer "+h2Placeholder, "x-other", "value")
+		fields := rawRequest("authorization", "Bearer "+testPlaceholder, "x-other", "value")
 		fields[5] = test.authority
 		for i := 0; i < len(fields); i += 2 {
 			plain.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
@@ -410,7 +410,7 @@ func TestHTTP2RelaysSettings(t *testing.T) {
 }
 
 func TestHTTP2AnswersForRefusedNames(t *testing.T) {
-	rig := newH2Rig(t, func(d *h2dialer) { d.err = errors.New("no route") })
+	rig := newH2Rig(t, func(d *testDialer) { d.err = errors.New("no route") })
 	c := rig.client()
 	for range 3 {
 		res, body := rig.fetch(c, newRequest(t, "POST", "/", strings.NewReader("body")))

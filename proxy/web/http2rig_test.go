@@ -5,12 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -20,15 +18,8 @@ import (
 
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
-	"github.com/superserve/superserve/proxy/ca"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/secretd/api"
-)
-
-const (
-	h2Host        = "api.example.com"
-	h2Placeholder = "sk-test-Zq81Lw0pRUN00001abcdefghijklmnopqrstuvwxyz0123"
-	h2Key         = "sk-test-REALREALREALREALREALREALREALREALREALREALREAL01"
 )
 
 // h2rig is a Server between real TLS connections on the loopback.
@@ -89,66 +80,13 @@ func (r *h2records) await(t testing.TB, match func(audit.Event) bool) audit.Even
 	}
 }
 
-// h2keys resolves the one placeholder of these tests.
-type h2keys struct{}
-
-func (h2keys) Resolve(_ context.Context, r api.ResolveRequest) (api.Secret, error) {
-	if r.Placeholder != h2Placeholder || r.Host != h2Host {
-		return nil, api.ErrUnknown
-	}
-	key := []byte(h2Key)
-	return func() []byte { return key }, nil
-}
-
-// h2dialer dials the rig's upstream whatever the name, and verifies the name.
-type h2dialer struct {
-	addr  string
-	roots *x509.CertPool
-	err   error
-}
-
-func (d *h2dialer) Dial(context.Context, api.Host, netip.Addr, uint16) (net.Conn, error) {
-	return nil, errors.New("not dialled in these tests")
-}
-
-func (d *h2dialer) DialTLS(ctx context.Context, h api.Host, _ uint16, alpn []string) (*tls.Conn, error) {
-	if d.err != nil {
-		return nil, d.err
-	}
-	dialer := tls.Dialer{Config: &tls.Config{RootCAs: d.roots, ServerName: string(h), NextProtos: alpn}}
-	c, err := dialer.DialContext(ctx, "tcp", d.addr)
-	if err != nil {
-		return nil, err
-	}
-	return c.(*tls.Conn), nil
-}
-
-func (d *h2dialer) DialTLSAddr(context.Context, netip.Addr, uint16, []string) (*tls.Conn, error) {
-	return nil, errors.New("not dialled in these tests")
-}
-
-func h2authority(t testing.TB) (*ca.Authority, *x509.CertPool) {
-	t.Helper()
-	a, err := ca.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(a.DER())
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return a, pool
-}
-
 // newH2Rig starts a proxy in front of a TLS listener that speaks HTTP/2 only.
-func newH2Rig(t testing.TB, options ...func(*h2dialer)) *h2rig {
+func newH2Rig(t testing.TB, options ...func(*testDialer)) *h2rig {
 	t.Helper()
 	checkLeaks(t)
-	agentCA, roots := h2authority(t)
-	upCA, upRoots := h2authority(t)
-	leaf, err := upCA.Leaf(h2Host)
+	agentCA, roots := testAuthority(t)
+	upCA, upRoots := testAuthority(t)
+	leaf, err := upCA.Leaf(testHost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,15 +98,15 @@ func newH2Rig(t testing.TB, options ...func(*h2dialer)) *h2rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dialer := &h2dialer{addr: upstream.Addr().String(), roots: upRoots}
+	dialer := &testDialer{addr: upstream.Addr().String(), config: &tls.Config{RootCAs: upRoots}}
 	for _, o := range options {
 		o(dialer)
 	}
 	rig := &h2rig{t: t, front: front, upstream: upstream, roots: roots, upRoots: upRoots, events: make(chan error, 1024)}
 	rig.records = &h2records{more: make(chan struct{}, 4096)}
-	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: h2Placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: h2Host}}}}
-	rig.server = New(Config{CA: agentCA, Dial: dialer, Swap: swap.New([]api.Entry{entry}, h2keys{}), Audit: rig.records})
-	rig.serve(h2Host)
+	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: testPlaceholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: testHost}}}}
+	rig.server = New(Config{CA: agentCA, Dial: dialer, Swap: swap.New([]api.Entry{entry}, &testKeys{}), Audit: rig.records})
+	rig.serve(testHost)
 	return rig
 }
 
@@ -210,7 +148,7 @@ func (rig *h2rig) serve(host api.Host) {
 
 // dial connects to the proxy as a client of HTTP/2.
 func (rig *h2rig) dial(ctx context.Context) (net.Conn, error) {
-	d := tls.Dialer{Config: &tls.Config{RootCAs: rig.roots, ServerName: h2Host, NextProtos: []string{"h2"}}}
+	d := tls.Dialer{Config: &tls.Config{RootCAs: rig.roots, ServerName: testHost, NextProtos: []string{"h2"}}}
 	return d.DialContext(ctx, "tcp", rig.front.Addr().String())
 }
 
@@ -255,7 +193,7 @@ func (rig *h2rig) handleWith(h http.HandlerFunc, limits *http2.Server) {
 	})
 }
 
-func h2url(path string) string { return "https://" + h2Host + path }
+func h2url(path string) string { return "https://" + testHost + path }
 
 // fetch does a request and returns the answer with its body read.
 func (rig *h2rig) fetch(c *http.Client, req *http.Request) (*http.Response, []byte) {
@@ -283,13 +221,13 @@ func newRequest(t testing.TB, method, path string, body io.Reader) *http.Request
 
 // keyed adds the placeholder where a bearer token stands.
 func keyed(req *http.Request) *http.Request {
-	req.Header.Set("Authorization", "Bearer "+h2Placeholder)
+	req.Header.Set("Authorization", "Bearer "+testPlaceholder)
 	return req
 }
 
 func mustNotHold(t testing.TB, what string, b []byte) {
 	t.Helper()
-	if bytes.Contains(b, []byte(h2Key)) {
+	if bytes.Contains(b, []byte(testKey)) {
 		t.Errorf("%s holds the real key", what)
 	}
 }

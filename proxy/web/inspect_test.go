@@ -17,7 +17,7 @@ import (
 func inspecting(t *testing.T) *egress.Policy {
 	t.Helper()
 	p, err := egress.Parse(egress.Rules{Mode: egress.ModeBound, Requests: []egress.RequestRule{
-		{Target: h1Host, Methods: []string{"GET"}, Paths: []string{"/v1/**"}},
+		{Target: testHost, Methods: []string{"GET"}, Paths: []string{"/v1/**"}},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -25,7 +25,7 @@ func inspecting(t *testing.T) *egress.Policy {
 	return p
 }
 
-const inspectRule = "allow " + h1Host + " GET /v1/**"
+const inspectRule = "allow " + testHost + " GET /v1/**"
 
 func TestInspectsRequests(t *testing.T) {
 	rig := newH1Rig(t)
@@ -37,8 +37,8 @@ func TestInspectsRequests(t *testing.T) {
 		{"refuses a method", post + host + auth + "Content-Length: 2\r\n\r\n{}", egress.ReasonRequestUnlisted},
 		{"refuses a path", "GET /v2/x HTTP/1.1\r\n" + host + auth + end, egress.ReasonRequestUnlisted},
 		{"refuses a path that is two", "GET /v1/../v2 HTTP/1.1\r\n" + host + auth + end, egress.ReasonPath},
-		{"refuses an absolute target of another path", "GET https://" + h1Host + "/v2 HTTP/1.1\r\n" + host + auth + end, egress.ReasonRequestUnlisted},
-		{"relays an absolute target of an allowed path", "GET https://" + h1Host + "/v1/x HTTP/1.1\r\n" + host + auth + end, ""},
+		{"refuses an absolute target of another path", "GET https://" + testHost + "/v2 HTTP/1.1\r\n" + host + auth + end, egress.ReasonRequestUnlisted},
+		{"relays an absolute target of an allowed path", "GET https://" + testHost + "/v1/x HTTP/1.1\r\n" + host + auth + end, ""},
 	} {
 		t.Run("it "+c.name, func(t *testing.T) {
 			before := arrived.Load()
@@ -79,7 +79,7 @@ func TestHTTP2InspectsRequests(t *testing.T) {
 	rig.server.policy = inspecting(t)
 	var arrived atomic.Int32
 	rig.handle(func(w http.ResponseWriter, r *http.Request) { arrived.Add(1); fmt.Fprint(w, "ok") })
-	rig.serve(h2Host)
+	rig.serve(testHost)
 	client := rig.client()
 	for path, want := range map[string]int{"/v1/x?q": 200, "/v2": 403} {
 		if res, body := rig.fetch(client, keyed(newRequest(t, "GET", path, nil))); res.StatusCode != want {
@@ -100,7 +100,7 @@ func TestParkedIsJudgedAnew(t *testing.T) {
 	rig := newH1Rig(t)
 	var denied atomic.Bool
 	rig.server.recheck = func(h api.Host, port uint16, a netip.Addr) egress.Decision {
-		if h != h1Host || port != 443 || !a.IsLoopback() {
+		if h != testHost || port != 443 || !a.IsLoopback() {
 			t.Errorf("recheck of %s:%d at %s", h, port, a)
 		}
 		return egress.Decision{Allow: !denied.Load()}

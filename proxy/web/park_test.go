@@ -115,9 +115,11 @@ func TestNamesOfHandshake(t *testing.T) {
 
 func TestRefuse(t *testing.T) {
 	rig := newH1Rig(t)
-	rig.onConn(func(c *proxy.Conn) { c.Verdict = egress.Decision{Rule: "deny: " + h1Host, Reason: egress.ReasonDenied} })
+	rig.onConn(func(c *proxy.Conn) {
+		c.Verdict = egress.Decision{Rule: "deny: " + testHost, Reason: egress.ReasonDenied}
+	})
 	res, body, err := rig.exchange(get + host + auth + end)
-	if err != nil || res.StatusCode != 403 || !strings.Contains(body, "deny: "+h1Host) {
+	if err != nil || res.StatusCode != 403 || !strings.Contains(body, "deny: "+testHost) {
 		t.Errorf("got %v %q %v", res, body, err)
 	}
 	if rig.dialer.count() != 0 {

@@ -27,7 +27,7 @@ const (
 func placeSwapper(t testing.TB) *swap.Swapper {
 	t.Helper()
 	entry := func(name, placeholder string, uses ...string) api.Entry {
-		e := api.Entry{Name: name, Placeholder: placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: h1Host}}}}
+		e := api.Entry{Name: name, Placeholder: placeholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: testHost}}}}
 		for _, s := range uses {
 			u, err := api.ParseUse(s)
 			if err != nil {
@@ -38,7 +38,7 @@ func placeSwapper(t testing.TB) *swap.Swapper {
 		return e
 	}
 	return swap.New([]api.Entry{
-		entry("TEST_API_KEY", h1Placeholder, "bearer", "query:key", "cookie:sid", "form:client_secret", "json:client_secret"),
+		entry("TEST_API_KEY", testPlaceholder, "bearer", "query:key", "cookie:sid", "form:client_secret", "json:client_secret"),
 		entry("TEST_TOKEN", placeToken, "path", "query:sig", "json:auth.token"),
 	}, placeKeys{})
 }
@@ -46,7 +46,7 @@ func placeSwapper(t testing.TB) *swap.Swapper {
 type placeKeys struct{}
 
 func (placeKeys) Resolve(_ context.Context, r api.ResolveRequest) (api.Secret, error) {
-	key := []byte(h1Key)
+	key := []byte(testKey)
 	if r.Placeholder == placeToken {
 		key = []byte(placeKey)
 	}
@@ -125,29 +125,29 @@ func TestPlaces(t *testing.T) {
 	)
 	big := strings.Repeat("x", 900<<10)
 	huge := strings.Repeat("y", 3<<20)
-	token, key := url.PathEscape(placeKey), url.QueryEscape(h1Key)
+	token, key := url.PathEscape(placeKey), url.QueryEscape(testKey)
 	for _, tt := range []struct {
 		does, target, media, coding, body string
 		want                              seen
 	}{
-		{does: "swaps the query", target: "/v1?a=b&key=" + h1Placeholder, want: seen{target: "/v1?a=b&key=" + key}},
-		{does: "swaps two secrets of a query", target: "/v1?sig=" + placeToken + "&key=" + h1Placeholder,
+		{does: "swaps the query", target: "/v1?a=b&key=" + testPlaceholder, want: seen{target: "/v1?a=b&key=" + key}},
+		{does: "swaps two secrets of a query", target: "/v1?sig=" + placeToken + "&key=" + testPlaceholder,
 			want: seen{target: "/v1?sig=123%3AREAL%2Ftoken%2Bof%20the%20second&key=" + key}},
 		{does: "swaps the path", target: "/bot" + placeToken + "/getMe", want: seen{target: "/bot123:REAL%2Ftoken+of%20the%20second/getMe"}},
 		{does: "swaps an encoded path", target: "/bot%73" + placeToken[1:] + "/getMe", want: seen{target: "/bot123:REAL%2Ftoken+of%20the%20second/getMe"}},
-		{does: "leaves what is not bound", target: "/v1/" + h1Placeholder + "?q=" + h1Placeholder, want: seen{target: "/v1/" + h1Placeholder + "?q=" + h1Placeholder}},
-		{does: "swaps a form", target: "/t", media: urlForm, body: "a=b&client_secret=" + h1Placeholder, want: seen{target: "/t", body: "a=b&client_secret=" + key}},
-		{does: "swaps a path and a member", target: "/" + placeToken, media: jsonText, body: `{"client_secret":"` + h1Placeholder + `","auth":{"token":"` + placeToken + `"}}`,
-			want: seen{target: "/123:REAL%2Ftoken+of%20the%20second", body: `{"client_secret":"` + h1Key + `","auth":{"token":"` + placeKey + `"}}`}},
-		{does: "leaves a prompt", target: "/t", media: jsonText, body: `{"prompt":"` + h1Placeholder + `"}`, want: seen{target: "/t", body: `{"prompt":"` + h1Placeholder + `"}`}},
-		{does: "swaps a compressed form", target: "/t", media: urlForm, coding: "gzip", body: gzipped("client_secret=" + h1Placeholder),
+		{does: "leaves what is not bound", target: "/v1/" + testPlaceholder + "?q=" + testPlaceholder, want: seen{target: "/v1/" + testPlaceholder + "?q=" + testPlaceholder}},
+		{does: "swaps a form", target: "/t", media: urlForm, body: "a=b&client_secret=" + testPlaceholder, want: seen{target: "/t", body: "a=b&client_secret=" + key}},
+		{does: "swaps a path and a member", target: "/" + placeToken, media: jsonText, body: `{"client_secret":"` + testPlaceholder + `","auth":{"token":"` + placeToken + `"}}`,
+			want: seen{target: "/123:REAL%2Ftoken+of%20the%20second", body: `{"client_secret":"` + testKey + `","auth":{"token":"` + placeKey + `"}}`}},
+		{does: "leaves a prompt", target: "/t", media: jsonText, body: `{"prompt":"` + testPlaceholder + `"}`, want: seen{target: "/t", body: `{"prompt":"` + testPlaceholder + `"}`}},
+		{does: "swaps a compressed form", target: "/t", media: urlForm, coding: "gzip", body: gzipped("client_secret=" + testPlaceholder),
 			want: seen{target: "/t", body: "client_secret=" + key}},
 		{does: "leaves a compressed form without one as it is", target: "/t", media: urlForm, coding: "gzip", body: gzipped("a=b"),
 			want: seen{target: "/t", body: gzipped("a=b"), coding: "gzip"}},
-		{does: "swaps in a long content", target: "/t", media: jsonText, body: `{"x":"` + big + `","client_secret":"` + h1Placeholder + `"}`,
-			want: seen{target: "/t", body: `{"x":"` + big + `","client_secret":"` + h1Key + `"}`}},
-		{does: "relays one that is too long", target: "/t", media: jsonText, body: `{"x":"` + huge + `","client_secret":"` + h1Placeholder + `"}`,
-			want: seen{target: "/t", body: `{"x":"` + huge + `","client_secret":"` + h1Placeholder + `"}`}},
+		{does: "swaps in a long content", target: "/t", media: jsonText, body: `{"x":"` + big + `","client_secret":"` + testPlaceholder + `"}`,
+			want: seen{target: "/t", body: `{"x":"` + big + `","client_secret":"` + testKey + `"}`}},
+		{does: "relays one that is too long", target: "/t", media: jsonText, body: `{"x":"` + huge + `","client_secret":"` + testPlaceholder + `"}`,
+			want: seen{target: "/t", body: `{"x":"` + huge + `","client_secret":"` + testPlaceholder + `"}`}},
 		{does: "holds an empty content", target: "/t", media: jsonText, body: "", want: seen{target: "/t"}},
 	} {
 		for _, sized := range []bool{true, false} {
@@ -164,7 +164,7 @@ func TestPlaces(t *testing.T) {
 					if tt.coding != "" {
 						req.Header.Set("Content-Encoding", tt.coding)
 					}
-					req.URL.Opaque = "//" + h1Host + tt.target
+					req.URL.Opaque = "//" + testHost + tt.target
 					res, err := c.Do(req)
 					if err != nil {
 						t.Fatal(err)
@@ -175,14 +175,14 @@ func TestPlaces(t *testing.T) {
 						t.Fatalf("got %d %s, %v", res.StatusCode, answer, err)
 					}
 					got := up.last(t)
-					got.target = strings.TrimPrefix(got.target, "https://"+h1Host)
+					got.target = strings.TrimPrefix(got.target, "https://"+testHost)
 					if got.target != tt.want.target || got.body != tt.want.body || got.coding != tt.want.coding {
 						t.Errorf("got %.300q %.300q %q\nwant %.300q %.300q %q", got.target, got.body, got.coding, tt.want.target, tt.want.body, tt.want.coding)
 					}
 					if tt.media != "" && sized && got.length != int64(len(tt.want.body)) {
 						t.Errorf("got Content-Length %d; want %d", got.length, len(tt.want.body))
 					}
-					for _, hidden := range []string{h1Key, placeKey, token, "123%3AREAL%2Ftoken"} {
+					for _, hidden := range []string{testKey, placeKey, token, "123%3AREAL%2Ftoken"} {
 						if bytes.Contains(answer, []byte(hidden)) {
 							t.Errorf("the echo holds %q", hidden)
 						}
@@ -203,9 +203,9 @@ func TestPlacesRefuse(t *testing.T) {
 		for _, tt := range []struct{ target, body, reason string }{
 			{"/?key=mine", "", swap.ReasonForeign},
 			{"/?key=" + placeToken, "", swap.ReasonPlace},
-			{"/?key=" + h1Placeholder[:len(h1Placeholder)-1], "", swap.ReasonForeign},
+			{"/?key=" + testPlaceholder[:len(testPlaceholder)-1], "", swap.ReasonForeign},
 			{"/", `{"client_secret":"mine"}`, swap.ReasonForeign},
-			{"/", `{"client_secret":"` + h1Placeholder + `","auth":{"token":"mine"}}`, swap.ReasonForeign},
+			{"/", `{"client_secret":"` + testPlaceholder + `","auth":{"token":"mine"}}`, swap.ReasonForeign},
 		} {
 			req := newRequest(t, "POST", tt.target, strings.NewReader(tt.body))
 			req.Header.Set("Content-Type", "application/json")
@@ -236,7 +236,7 @@ func TestExpectOfAHeldContent(t *testing.T) {
 	rig.server.swap = placeSwapper(t)
 	rig.handle(up.serve)
 	c := rig.dial()
-	io.WriteString(c, "POST / HTTP/1.1\r\nHost: "+h1Host+"\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: "+testHost+"\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
 	buf := make([]byte, 64)
 	if n, err := c.Read(buf); err != nil || !strings.HasPrefix(string(buf[:n]), "HTTP/1.1 100 Continue\r\n\r\n") {
 		t.Fatalf("got %q, %v", buf[:n], err)
@@ -283,13 +283,13 @@ func TestHeldRequestsDoNotStopOthers(t *testing.T) {
 		}
 	}
 	for i := 2; i >= 0; i-- {
-		io.WriteString(gates[i], h1Placeholder+`","x":"`+large+`"}`)
+		io.WriteString(gates[i], testPlaceholder+`","x":"`+large+`"}`)
 		gates[i].Close()
 	}
 	wg.Wait()
 	swapped := 0
 	for _, s := range up.all {
-		if strings.Contains(s.body, h1Key) {
+		if strings.Contains(s.body, testKey) {
 			swapped++
 		}
 	}

@@ -32,7 +32,7 @@ func (awsKeys) Resolve(_ context.Context, r api.ResolveRequest) (api.Secret, err
 }
 
 func awsSwapper() *swap.Swapper {
-	b := api.Binding{Hosts: []api.Pattern{{Host: h1Host}}, Uses: []api.Use{{Kind: api.UseSigV4}}}
+	b := api.Binding{Hosts: []api.Pattern{{Host: testHost}}, Uses: []api.Use{{Kind: api.UseSigV4}}}
 	return swap.New([]api.Entry{
 		{Name: "AWS_ACCESS_KEY_ID", Placeholder: awsID, Binding: b},
 		{Name: "AWS_SECRET_ACCESS_KEY", Placeholder: awsSecret, Binding: b},
@@ -43,7 +43,7 @@ func awsSwapper() *swap.Swapper {
 func headerOf(r *http.Request) func(string) [][]byte {
 	return func(name string) [][]byte {
 		if name == "host" {
-			return [][]byte{[]byte(h1Host)}
+			return [][]byte{[]byte(testHost)}
 		}
 		var values [][]byte
 		for _, v := range r.Header.Values(name) {

@@ -2,13 +2,16 @@ package web
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 
+	"github.com/coder/websocket"
 	"github.com/klauspost/compress/flate"
 
 	"github.com/superserve/superserve/proxy/redact"
@@ -104,9 +107,9 @@ func (s *sink) Write(p []byte) (int, error) {
 
 func (s *sink) Read(p []byte) (int, error) { return s.Buffer.Read(p) }
 
-// keySet returns what finds h1Key.
+// keySet returns what finds testKey.
 func keySet() *redact.Set {
-	return redact.New([]redact.Pair{{Secret: func() []byte { return []byte(h1Key) }, Placeholder: h1Placeholder}})
+	return redact.New([]redact.Pair{{Secret: func() []byte { return []byte(testKey) }, Placeholder: testPlaceholder}})
 }
 
 // unpackedBy relays what a server says, in reads of size bytes.
@@ -154,7 +157,7 @@ func inFrames(message []byte, cuts ...int) []byte {
 	from := 0
 	for _, cut := range cuts {
 		out = append(out, frame(first, string(message[from:cut]))...)
-		out = append(out, frame(wsFinal|9, "ping"+h1Key)...)
+		out = append(out, frame(wsFinal|9, "ping"+testKey)...)
 		first, from = 0, cut
 	}
 	return append(out, frame(wsFinal|first, string(message[from:]))...)
@@ -191,13 +194,13 @@ func TestPackedFrames(t *testing.T) {
 func TestPackedSplitAnywhere(t *testing.T) {
 	for _, forgets := range []bool{false, true} {
 		p := newPacker(t)
-		text := "a" + h1Key + "b" + h1Key
+		text := "a" + testKey + "b" + testKey
 		first := p.pack(text)
 		if forgets {
 			p = newPacker(t)
 		}
 		second := p.pack(text)
-		want := strings.ReplaceAll(text+text, h1Key, h1Placeholder)
+		want := strings.ReplaceAll(text+text, testKey, testPlaceholder)
 		for i := range first {
 			for j := i; j < len(first); j += 3 {
 				in := append(inFrames(first, i, j), inFrames(second, min(i, len(second)))...)
@@ -208,7 +211,7 @@ func TestPackedSplitAnywhere(t *testing.T) {
 						t.Fatalf("cut at %d and %d, reads of %d: %v", i, j, size, err)
 					}
 					data, control := message(t, out.Bytes())
-					if data != want || control != strings.Repeat("ping"+h1Placeholder, 3) {
+					if data != want || control != strings.Repeat("ping"+testPlaceholder, 3) {
 						t.Fatalf("cut at %d and %d, reads of %d: got %q %q", i, j, size, data, control)
 					}
 				}
@@ -225,13 +228,13 @@ func TestPackedStreams(t *testing.T) {
 	for i := range text {
 		text[i] = "0123456789abcdef"[rng.IntN(16)]
 	}
-	copy(text[3<<20:], h1Key)
+	copy(text[3<<20:], testKey)
 	out, err := unpackedBy(inFrames(newPacker(t).pack(string(text))), 16<<10, deflate{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	data, _ := message(t, out.Bytes())
-	if want := strings.Replace(string(text), h1Key, h1Placeholder, 1); data != want || out.most > 100<<10 {
+	if want := strings.Replace(string(text), testKey, testPlaceholder, 1); data != want || out.most > 100<<10 {
 		t.Errorf("%d bytes came as %d, at most %d in one piece", len(text), len(data), out.most)
 	}
 	p := newPacker(t)
@@ -277,8 +280,8 @@ func TestPackedRefused(t *testing.T) {
 // FuzzPacked: whatever a server sends, what comes out is well formed and without the
 // key; a message that it compressed comes out whole.
 func FuzzPacked(f *testing.F) {
-	f.Add([]byte("\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00"), "a"+h1Key+"b", uint16(3), uint8(1))
-	f.Add([]byte("\x41\x03\xf2\x48\xcd\x80\x04\xc9\xc9\x07\x00"), strings.Repeat(h1Key, 9), uint16(40), uint8(200))
+	f.Add([]byte("\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00"), "a"+testKey+"b", uint16(3), uint8(1))
+	f.Add([]byte("\x41\x03\xf2\x48\xcd\x80\x04\xc9\xc9\x07\x00"), strings.Repeat(testKey, 9), uint16(40), uint8(200))
 	p, set := newPacker(f), keySet()
 	f.Fuzz(func(t *testing.T, raw []byte, text string, cut uint16, size uint8) {
 		if len(text) > 4096 || len(raw) > 4096 {
@@ -289,14 +292,14 @@ func FuzzPacked(f *testing.F) {
 		sound := inFrames(packed, int(cut)%(len(packed)+1))
 		for _, in := range [][]byte{sound, raw, append(bytes.Clone(sound), raw...)} {
 			out, err := unpackedWith(set, in, int(size)+1, deflate{})
-			if bytes.Contains(out.Bytes(), []byte(h1Key)) {
+			if bytes.Contains(out.Bytes(), []byte(testKey)) {
 				t.Fatalf("the key is in %q", out)
 			}
 			if err != nil {
 				continue
 			}
 			if bytes.Equal(in, sound) {
-				if data, _ := message(t, out.Bytes()); len(data) != len(text) || !strings.Contains(text, h1Key[:4]) && data != text {
+				if data, _ := message(t, out.Bytes()); len(data) != len(text) || !strings.Contains(text, testKey[:4]) && data != text {
 					t.Fatalf("%q comes out as %q", text, data)
 				}
 			}
@@ -309,4 +312,55 @@ func FuzzPacked(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestWebSocketWithoutKey has a tunnel that carried no key: what both sides compress
+// passes as it is.
+func TestWebSocketWithoutKey(t *testing.T) {
+	rig := newH1Rig(t)
+	rig.handle(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionContextTakeover})
+		if err != nil {
+			return
+		}
+		for {
+			kind, data, err := c.Read(context.Background())
+			if err != nil || c.Write(context.Background(), kind, data) != nil {
+				return
+			}
+		}
+	})
+	c, res, err := websocket.Dial(t.Context(), "wss://"+testHost+"/", &websocket.DialOptions{HTTPClient: rig.client(), CompressionMode: websocket.CompressionContextTakeover})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Header.Get("Sec-WebSocket-Extensions") == "" {
+		t.Error("nothing was negotiated")
+	}
+	for _, text := range []string{"hi", strings.Repeat("compress me ", 1000), strings.Repeat("compress me ", 1000)} {
+		if err := c.Write(t.Context(), websocket.MessageText, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if _, got, err := c.Read(t.Context()); err != nil || string(got) != text {
+			t.Fatalf("%v: %d bytes came back of %d", err, len(got), len(text))
+		}
+	}
+	c.CloseNow()
+	<-rig.ended
+}
+
+// BenchmarkPacked measures the messages of a server that compresses, by what they hold.
+func BenchmarkPacked(b *testing.B) {
+	p, text := newPacker(b), strings.Repeat(`{"type":"response.output_text.delta","delta":"Hello","item_id":"msg_1"}`+"\n", 14)
+	var in []byte
+	for range 1000 {
+		in = append(in, inFrames(p.pack(text))...)
+	}
+	b.SetBytes(int64(1000 * len(text)))
+	set := keySet()
+	for b.Loop() {
+		if _, err := unpackedWith(set, in, 16<<10, deflate{}); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -16,9 +16,9 @@ import (
 )
 
 func (rig *h1rig) dialWebSocket(t *testing.T) (*websocket.Conn, error) {
-	c, _, err := websocket.Dial(context.Background(), "wss://"+h1Host+"/", &websocket.DialOptions{
+	c, _, err := websocket.Dial(context.Background(), "wss://"+testHost+"/", &websocket.DialOptions{
 		HTTPClient: rig.client(), CompressionMode: websocket.CompressionContextTakeover,
-		HTTPHeader: http.Header{"Authorization": {"Bearer " + h1Placeholder}},
+		HTTPHeader: http.Header{"Authorization": {"Bearer " + testPlaceholder}},
 	})
 	return c, err
 }
@@ -28,7 +28,7 @@ func (rig *h1rig) dialWebSocket(t *testing.T) (*websocket.Conn, error) {
 func TestWebSocket(t *testing.T) {
 	rig := newH1Rig(t)
 	rig.handle(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer "+h1Key || r.Header.Get("Sec-WebSocket-Extensions") != "permessage-deflate" {
+		if r.Header.Get("Authorization") != "Bearer "+testKey || r.Header.Get("Sec-WebSocket-Extensions") != "permessage-deflate" {
 			t.Errorf("the upstream got %q", r.Header)
 		}
 		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionContextTakeover})
@@ -41,7 +41,7 @@ func TestWebSocket(t *testing.T) {
 			if err != nil {
 				return
 			}
-			data = bytes.ReplaceAll(data, []byte("KEY"), []byte(h1Key))
+			data = bytes.ReplaceAll(data, []byte("KEY"), []byte(testKey))
 			out, err := c.Writer(context.Background(), kind)
 			if err != nil {
 				return
@@ -60,7 +60,7 @@ func TestWebSocket(t *testing.T) {
 	}
 	c.SetReadLimit(8 << 20)
 	for _, size := range []int{0, 3, 125, 126, 5000, 70000, 2 << 20} {
-		text := strings.Repeat("a", size) + "KEY" + strings.Repeat("b", size/2) + h1Placeholder
+		text := strings.Repeat("a", size) + "KEY" + strings.Repeat("b", size/2) + testPlaceholder
 		if err := c.Write(context.Background(), websocket.MessageText, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +68,7 @@ func TestWebSocket(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := strings.ReplaceAll(text, "KEY", h1Placeholder); string(got) != want {
+		if want := strings.ReplaceAll(text, "KEY", testPlaceholder); string(got) != want {
 			t.Fatalf("size %d: the echo of %d bytes differs", size, len(got))
 		}
 	}
@@ -141,19 +141,19 @@ func message(t testing.TB, b []byte) (data, control string) {
 }
 
 func testFrames() frames {
-	set := redact.New([]redact.Pair{{Secret: func() []byte { return []byte(h1Key) }, Placeholder: h1Placeholder}})
+	set := redact.New([]redact.Pair{{Secret: func() []byte { return []byte(testKey) }, Placeholder: testPlaceholder}})
 	return frames{stream: set.Stream(), value: set.Value}
 }
 
 // TestFramesSplitAnywhere cuts a key over frames, with a ping between, and the
 // bytes over reads.
 func TestFramesSplitAnywhere(t *testing.T) {
-	for cut := range h1Key {
-		in := frame(1, "a"+h1Key[:cut])
-		in = append(in, frame(wsFinal|9, "ping"+h1Key)...)
-		in = append(in, frame(0, h1Key[cut:])...)
+	for cut := range testKey {
+		in := frame(1, "a"+testKey[:cut])
+		in = append(in, frame(wsFinal|9, "ping"+testKey)...)
+		in = append(in, frame(0, testKey[cut:])...)
 		in = append(in, frame(wsFinal, "")...)
-		in = append(in, frame(wsFinal|1, h1Key)...)
+		in = append(in, frame(wsFinal|1, testKey)...)
 		for i := 0; i < len(in); i += 7 {
 			f := testFrames()
 			out, n, ok := f.redact(nil, in[:i])
@@ -162,7 +162,7 @@ func TestFramesSplitAnywhere(t *testing.T) {
 				t.Fatalf("cut %d, read %d: %v %v %d", cut, i, ok, ok2, n+m)
 			}
 			data, control := message(t, out)
-			if data != "a"+h1Placeholder+h1Placeholder || control != "ping"+h1Placeholder {
+			if data != "a"+testPlaceholder+testPlaceholder || control != "ping"+testPlaceholder {
 				t.Fatalf("cut %d, read %d: got %q %q", cut, i, data, control)
 			}
 		}
