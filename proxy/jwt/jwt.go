@@ -25,6 +25,7 @@ type Token struct {
 	// Signature is the third part, still in base64.
 	Signature []byte
 	signature []byte // decoded
+	padded    bool   // it may end in "=", as Google's older libraries write it
 }
 
 // Looks reports whether text has the outer form of a signed token: three parts of
@@ -39,7 +40,7 @@ func Looks(text []byte) bool {
 		switch {
 		case c == '.':
 			dots++
-		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '_':
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '_', c == '=':
 		default:
 			return false
 		}
@@ -63,7 +64,7 @@ func Parse(text []byte) (Token, bool) {
 	if _, err := decode(text[first+1 : last]); err != nil {
 		return Token{}, false
 	}
-	t := Token{Input: text[:last], Signature: text[last+1:]}
+	t := Token{Input: text[:last], Signature: text[last+1:], padded: bytes.IndexByte(text, '=') >= 0}
 	if t.signature, err = decode(t.Signature); err != nil || len(t.signature) == 0 {
 		return Token{}, false
 	}
@@ -72,7 +73,12 @@ func Parse(text []byte) (Token, bool) {
 	return t, ok
 }
 
+// decode undoes base64url, with the padding that it should not have (RFC 7515 §2) or
+// without.
 func decode(text []byte) ([]byte, error) {
+	if bytes.IndexByte(text, '=') >= 0 {
+		return base64.URLEncoding.Strict().AppendDecode(nil, text)
+	}
 	return base64.RawURLEncoding.Strict().AppendDecode(nil, text)
 }
 

@@ -215,6 +215,9 @@ func (k *Key) Sign(t *Token, f Form) ([]byte, error) {
 	} else if signature, err = sign(k.signer, m, t.Input); err != nil {
 		return nil, fmt.Errorf("sign token: %w", err)
 	}
+	if t.padded {
+		return base64.URLEncoding.AppendEncode(nil, signature), nil
+	}
 	return base64.RawURLEncoding.AppendEncode(nil, signature), nil
 }
 
