@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 FLAGS   := -trimpath -ldflags '-s -w -X github.com/superserve/superserve/cli.version=$(VERSION)'
 ROOT    := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 
-.PHONY: help setup build deb generate test unit race e2e chaos crowd limits bench demo doctor vm lint vet clean
+.PHONY: help setup build deb generate test unit race e2e chaos crowd limits neighbours bench demo doctor vm lint vet clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ crowd: build ## 100 sandboxes at once: start-up, memory, and nothing left (CROWD
 limits: ## attack a proxy and print what it costs (docs/LIMITS.md)
 	@scripts/setup limits
 	LIMITS=1 go test -count=1 -timeout 30m -v ./proxy/abuse
+
+neighbours: build ## how much an attack raises the p99 of a run beside it (on an idle machine)
+	@scripts/setup test
+	NEIGHBOURS=$${NEIGHBOURS:-20} $(ROOT) go test -tags e2e -count=1 -timeout 30m -run '^TestNeighbours$$' -v ./cli/e2e/
 
 bench: build ## ratios against a splice, nginx, pgbouncer and runsc alone
 	@scripts/setup test

@@ -80,7 +80,12 @@ func (h *hostNet) do(f func() error) error {
 	})
 }
 
-func (h *hostNet) start(cmd *exec.Cmd) error { return h.do(cmd.Start) }
+func (h *hostNet) start(cmd *exec.Cmd) error {
+	if h == nil {
+		return cmd.Start()
+	}
+	return h.do(cmd.Start)
+}
 
 // inode names the namespace.
 func (h *hostNet) inode(t testing.TB) uint64 {

@@ -8,6 +8,8 @@
 //	probe serve PORT         listens on every address, and says who came
 //	probe exec COMMAND…      becomes another program, named by its path
 //	probe ask HOST:PORT      sends a line, says the answer, and waits for the end of its input
+//	probe pace HOST          asks as often as each line of input says, and says how long it took
+//	probe abuse HOST         keeps its processors and its proxy busy between the lines "on" and "off"
 //
 // ways and sweep wait for a line of input before they begin, so that a capture can be put in place.
 package main
@@ -49,6 +51,10 @@ func main() {
 		fmt.Println(syscall.Exec(args[0], args, os.Environ()))
 	case "ask":
 		ask(args[0])
+	case "pace":
+		pace(args[0])
+	case "abuse":
+		abuse(args[0])
 	}
 }
 

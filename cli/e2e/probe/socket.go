@@ -233,6 +233,21 @@ func (p *probe) udpConnected(family int, to netip.AddrPort) func() string {
 	})
 }
 
+// udpOptions sends from sockets each of which has another option set, also those that nobody knows by name. Its
+// answer is the first that is another than EPERM.
+func (p *probe) udpOptions(family int, to netip.AddrPort) func() string {
+	return func() string {
+		for _, level := range []int{unix.SOL_SOCKET, unix.SOL_IP, unix.SOL_IPV6, unix.SOL_UDP} {
+			for name := range 256 {
+				if got := p.udp(family, to, tolerated(option(level, name, 1)))(); got != "EPERM" {
+					return fmt.Sprintf("option %d of level %d: %s", name, level, got)
+				}
+			}
+		}
+		return "EPERM"
+	}
+}
+
 // udpMore sends in two parts, the second of which makes the packet.
 func (p *probe) udpMore(to netip.AddrPort) func() string {
 	return p.datagram(unix.AF_INET, func(fd int) error {

@@ -170,6 +170,8 @@ func (p *probe) udpWays(l *list) {
 		{"udp6 to a link-local address", p.udp(unix.AF_INET6, ap("[fe80::1]:9"))},
 		{"udp6 given an IPv4 address", p.udp(unix.AF_INET6, to4)},
 		{"udp6 given an IPv4 address, connected", p.udpConnected(unix.AF_INET6, to4)},
+		{"udp4 with each socket option", p.udpOptions(unix.AF_INET, to4)},
+		{"udp6 with each socket option", p.udpOptions(unix.AF_INET6, to6)},
 	} {
 		l.add(w.name, "EPERM", w.try)
 	}
