@@ -59,8 +59,8 @@ func Mint(runMarker, name string, value []byte) (string, error) {
 	if u, ok := asURL(value); ok {
 		return mintURL(runMarker, name, u, value)
 	}
-	if id, ok := botID(string(value)); ok {
-		return mint(runMarker, name, random(1, alphabet[1:10])+random(len(id)-1, alphabet[:10])+":", value, len(value))
+	if n := botID(value); n > 0 {
+		return mint(runMarker, name, random(1, alphabet[1:10])+random(n-1, alphabet[:10])+":", value, len(value))
 	}
 	prefix := preset.PrefixOf(value)
 	if prefix == "" {
@@ -162,18 +162,22 @@ func Marker(s string) string {
 	return body[:markerLen]
 }
 
-// botID returns the first half of a token of the shape that Telegram gives to bots and that clients check: the bot's
-// number, a colon and 35 letters, digits, _ and -. It is the one well-known shape with a colon.
-func botID(s string) (string, bool) {
+// botID returns the length of the first half of a token of the shape that Telegram gives to bots and that clients
+// check: the bot's number, a colon and 35 letters, digits, _ and -. It is the one well-known shape with a colon.
+// It is 0 for all others. A string would be a copy of the value that nobody wipes.
+func botID(value []byte) int {
 	const rest = 35
-	id, key, _ := strings.Cut(s, ":")
-	fits := len(id) >= 6 && len(id) <= 12 && strings.Trim(id, alphabet[:10]) == ""
-	return id, fits && len(key) == rest && strings.Trim(key, alphabet+"_-") == ""
+	id, key, _ := bytes.Cut(value, []byte(":"))
+	fits := len(id) >= 6 && len(id) <= 12 && len(bytes.Trim(id, alphabet[:10])) == 0
+	if !fits || len(key) != rest || len(bytes.Trim(key, alphabet+"_-")) > 0 {
+		return 0
+	}
+	return len(id)
 }
 
 func cutPrefix(s string) string {
-	if id, ok := botID(s); ok {
-		return s[len(id)+1:]
+	if n := botID([]byte(s)); n > 0 {
+		return s[n+1:]
 	}
 	for _, p := range preset.Prefixes() {
 		if rest, ok := strings.CutPrefix(s, p); ok && isBase62(rest) {
