@@ -38,14 +38,16 @@ type fault struct {
 	goesOn bool
 	// swept says that the supervisor is dead, and the next start cleans up.
 	swept bool
+	// says is the one line that the user reads, and then the exit code is that of a sandbox that failed.
+	says string
 }
 
 var faults = []fault{
 	{name: "kill of the supervisor", inject: killing(func(p parts) int { return p.supervisor }), swept: true},
-	{name: "kill of the proxy", inject: killing(func(p parts) int { return p.proxy })},
-	{name: "kill of the sentry", inject: killing(func(p parts) int { return p.sentry })},
-	{name: "kill of the gofer", inject: killing(func(p parts) int { return p.gofer })},
-	{name: "kill of runsc", inject: killing(func(p parts) int { return p.runsc })},
+	{name: "kill of the proxy", inject: killing(func(p parts) int { return p.proxy }), says: "the proxy ended under the agent"},
+	{name: "kill of the sentry", inject: killing(func(p parts) int { return p.sentry }), says: "gVisor's sentry died under the agent: ended by killed"},
+	{name: "kill of the gofer", inject: killing(func(p parts) int { return p.gofer }), says: "gVisor's gofer died under the agent"},
+	{name: "kill of runsc", inject: killing(func(p parts) int { return p.runsc }), says: "runsc died under the agent: ended by killed"},
 	{name: "kill of supervisor and proxy at once", inject: both, swept: true},
 	{name: "detached link of TCP over IPv4", inject: detaching("cgroup_inet4_connect")},
 	{name: "detached link of TCP over IPv6", inject: detaching("cgroup_inet6_connect")},
@@ -271,8 +273,12 @@ func (f *faulty) suffer(t testing.TB, what fault) (took timing) {
 	if took.cut > cutWithin {
 		t.Errorf("%s: the stream was cut after %v, want at most %v", what.name, took.cut, cutWithin)
 	}
-	if code := c.cmd.ProcessState.ExitCode(); code == 0 {
+	code := c.cmd.ProcessState.ExitCode()
+	if code == 0 {
 		t.Errorf("%s: superserve ended with 0", what.name)
+	}
+	if want := "Error: " + what.says + "\n"; what.says != "" && (code != 125 || !strings.HasSuffix(c.stderr.String(), want)) {
+		t.Errorf("%s: superserve ended with %d, want 125 and %q\nstderr: %s", what.name, code, want, c.stderr)
 	}
 	if what.swept {
 		f.sweep(t)

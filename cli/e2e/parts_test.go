@@ -139,7 +139,7 @@ func (a *arena) inHostNet(t testing.TB, id int) bool {
 // maker was killed: then a start that comes a minute later removes it.
 func (a *arena) leftFiles(t testing.TB) (all []string) {
 	t.Helper()
-	keep := []string{"run.json", "lock", "stdout.log", "stderr.log"}
+	keep := []string{"run.json", "lock", "stdout.log", "stderr.log", "notices.jsonl"}
 	dirs, err := filepath.Glob(filepath.Join(a.state, "runs", "*"))
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,7 @@ type Config struct {
 	State   string // runsc's --root, absolute; one directory a container, in its bundle's mount namespace
 	Scratch string // directory for the overlay's upper layer: an unlinked file, gone with the container
 	Debug   string // directory for gVisor's debug logs; "" is none. They hold the agent's environment
+	Log     string // without Debug: file for what the process that waits for the container says, for LostSandbox; "" is none
 	Network string // "host" (of the spec's network namespace) or "none"
 }
 
@@ -65,10 +66,25 @@ func (r *Runtime) flags() []string {
 		"--host-settings=ignore",
 		"--platform=systrap", // --platform=kvm can hang for ever where /dev/kvm is a lie
 	}
-	if r.cfg.Debug != "" {
+	switch {
+	case r.cfg.Debug != "":
 		f = append(f, "--debug", "--debug-log="+r.cfg.Debug+"/", "--panic-log="+r.cfg.Debug+"/panic.log")
+	case r.cfg.Log != "":
+		f = append(f, "--debug-log="+r.cfg.Log, "--debug-command=run")
 	}
 	return f
+}
+
+// LostSandbox reports whether a Config.Log tells that the sandbox's process was ended by a signal. The exit code alone
+// does not: when the sandbox ends without saying how the container did, runsc passes on how the sandbox's process ended,
+// and its kill from outside looks like an agent's own. A sandbox whose agent was killed may end before it has said so,
+// but then it exits. (runsc/sandbox.Sandbox.Wait, runsc/cli.Run)
+func LostSandbox(log []byte) bool {
+	_, rest, lost := bytes.Cut(log, []byte("Will try waiting on the sandbox process instead"))
+	_, rest, ended := bytes.Cut(rest, []byte("Exiting with status: "))
+	number, _, _ := bytes.Cut(rest, []byte("\n"))
+	status, err := strconv.Atoi(string(number))
+	return lost && ended && err == nil && syscall.WaitStatus(status).Signaled()
 }
 
 // command is one runsc invocation, with no environment and in a directory that exists in every namespace.
@@ -212,7 +228,7 @@ func (c *Container) waitOnce() (Exit, error) {
 	}
 	ws := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if ws.Signaled() {
-		return Exit{Code: 128 + int(ws.Signal()), Failure: "runsc was ended by " + ws.Signal().String()}, nil
+		return Exit{Code: 128 + int(ws.Signal()), Failure: "runsc died under the agent: ended by " + ws.Signal().String()}, nil
 	}
 	e := Exit{Code: ws.ExitStatus()}
 	if e.Code == runscFailure {

@@ -250,3 +250,24 @@ func TestVersion(t *testing.T) {
 		t.Errorf("took %q", v)
 	}
 }
+
+func TestLostSandbox(t *testing.T) {
+	const lost = "W1123 20:44:01.1 7 sandbox.go:1500] Wait RPC to container \"x\" failed: EOF. Will try waiting on the sandbox process instead.\n"
+	const end = "I1123 20:44:01.2 7 cli.go:314] Exiting with status: "
+	for _, tt := range []struct {
+		name, log string
+		want      bool
+	}{
+		{"is lost when a signal ended it", lost + end + "9\n", true},
+		{"is not when it exited for its agent's end", lost + end + "35072\n", false},
+		{"is not when it said how the agent ended", end + "9\n", false},
+		{"is not when runsc said nothing", "", false},
+		{"is not when runsc was ended too", lost + end[:20], false},
+	} {
+		t.Run("it "+tt.name, func(t *testing.T) {
+			if got := runsc.LostSandbox([]byte(tt.log)); got != tt.want {
+				t.Errorf("LostSandbox(%q): got %v", tt.log, got)
+			}
+		})
+	}
+}

@@ -175,16 +175,18 @@ func (s *Sandbox) supervise(stop func()) {
 		s.kill(Result{codeFailed, ReasonProxy, "the proxy ended under the agent"})
 	})
 	stopOrders, stopSealing := s.takeOrders(), s.sealAudit()
-	stopWatch := s.watch()
+	stopWatch, stopGofer := s.watch(), s.watchGofer()
 	exit, err := s.ctr.Wait()
 	stopWatch()
 	stopOrders()
 	stopSealing()
 	s.cfg.Log.Debug("agent ended", zap.Int("code", exit.Code))
 	stop()
+	lost := s.blameGVisor(exit, stopGofer)
 	s.mu.Lock()
 	cause := s.cause
 	if cause == (Result{}) {
+		cause = lost
 		s.cause = Result{Reason: ReasonExit} // what follows kills, but is no cause
 	}
 	s.mu.Unlock()

@@ -274,7 +274,7 @@ func (s *Sandbox) environment() []string {
 // startContainer creates the container in the leaf. It is held before its first instruction.
 func (s *Sandbox) startContainer() (err error) {
 	if s.gv, err = runsc.New(runsc.Config{
-		Path: s.cfg.Runsc, State: s.world.State(), Scratch: s.dir.path, Debug: s.cfg.Debug, Network: "host",
+		Path: s.cfg.Runsc, State: s.world.State(), Scratch: s.dir.path, Debug: s.cfg.Debug, Log: s.runscLog(), Network: "host",
 	}); err != nil {
 		return err
 	}
