@@ -90,7 +90,7 @@ func (p *Pacer) Run(ctx context.Context) {
 func (p *Pacer) pace(ctx context.Context) {
 	g := governor{most: runtime.GOMAXPROCS(0), now: 1}
 	defer runtime.GOMAXPROCS(g.most)
-	seen, few := p.beats.Load(), 0
+	end := ebb{seen: p.beats.Load()}
 	for ctx.Err() == nil {
 		if runtime.GOMAXPROCS(0) != g.now+1 {
 			runtime.GOMAXPROCS(g.now + 1)
@@ -98,16 +98,27 @@ func (p *Pacer) pace(ctx context.Context) {
 		used, at := processTime(), time.Now()
 		for range judgeNaps {
 			hold(nap)
-			now := p.beats.Load()
-			if few++; now-seen >= fewBeats {
-				few = 0
-			}
-			if seen = now; few == fewNaps {
+			if end.after(p.beats.Load()) {
 				return
 			}
 		}
 		g.judge(processTime()-used, time.Since(at))
 	}
+}
+
+// ebb finds the end of a burst.
+type ebb struct {
+	seen uint64 // beats
+	few  int    // naps in a row that had few
+}
+
+// after is told how many beats there were after each nap.
+func (e *ebb) after(beats uint64) (over bool) {
+	if e.few++; beats-e.seen >= fewBeats {
+		e.few = 0
+	}
+	e.seen = beats
+	return e.few == fewNaps
 }
 
 // hold sleeps without telling the scheduler, so that the P stays in use. A signal ends
