@@ -233,6 +233,12 @@ func (s *Swapper) examineBasic(f *finding, rest int) {
 // that merely holds the marker spoils the field.
 func (s *Swapper) takeHalf(f *finding, half []byte, at int, side string) {
 	e := s.entry(half)
+	if e == nil && s.mints {
+		// Clients of OAuth escape both halves (RFC 6749 §2.3.1), some all but letters.
+		if e = s.entry(unescape(half, true)); e != nil && !e.mints {
+			e = nil
+		}
+	}
 	if e == nil {
 		if s.Marked(half) && f.kind != unknown {
 			s.misfit(f, half)
