@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -29,6 +30,7 @@ func newS3World(t testing.TB, server *s3test.Server) *s3World {
 	w.flags = []string{"--upstream-ca", caFile, "--env", "AWS_REGION=" + s3test.Region, "--env", "AWS_DEFAULT_REGION=" + s3test.Region, "--env", "AWS_EC2_METADATA_DISABLED=true"}
 	for host, addr := range map[string]string{
 		s3test.Host: server.Addr.String(), s3test.BucketHost: server.Addr.String(), s3test.STS: server.STSAddr.String(),
+		s3test.IAM: server.STSAddr.String(),
 	} {
 		w.flags = append(w.flags, "--resolve", fmt.Sprintf("%s:443:%s", host, addr))
 	}
@@ -51,7 +53,7 @@ func (w *s3World) give(agent string, keys s3test.Keys) string {
 func (w *s3World) runS3(agent, command string, keys s3test.Keys, flags ...string) result {
 	w.t.Helper()
 	files := map[string]string{"superserve.yaml": fmt.Sprintf("name: %s\ncommand: %s\nsecrets: %s\n", agent, command, w.give(agent, keys))}
-	for _, name := range []string{"s3.py", "s3.mjs", "s3.sh"} {
+	for _, name := range []string{"s3.py", "s3.mjs", "s3.sh", "iam.py"} {
 		text, err := os.ReadFile(filepath.Join("testdata/aws", name))
 		if err != nil {
 			w.t.Fatal(err)
@@ -131,4 +133,28 @@ func TestS3WrongKey(t *testing.T) {
 	if r.code != 1 || !strings.Contains(r.stderr, "credential_signature") && !strings.Contains(r.stderr, "403") {
 		t.Errorf("a signature of the agent's own: exit %d\nstderr: %s", r.code, r.stderr)
 	}
+}
+
+// TestIssuedKeys has an agent make a user with a key of its own, and work as that user:
+// it gets a placeholder of the key that IAM handed out.
+func TestIssuedKeys(t *testing.T) {
+	server := s3test.Start(t)
+	w := newS3World(t, server)
+	r := w.runS3("issued", "/usr/bin/python3 iam.py", server.Account)
+	if r.code != 0 || !strings.Contains(r.stdout, "read hello") || !strings.Contains(r.stdout, ":user/bob") {
+		t.Fatalf("exit %d\nstdout: %s\nstderr: %s", r.code, r.stdout, r.stderr)
+	}
+	text, err := os.ReadFile(server.Users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := regexp.MustCompile(`(?i)"secretAccessKey": ?"([^"]+)"`).FindAllSubmatch(text, -1)
+	if len(secrets) < 2 {
+		t.Fatalf("IAM's server keeps %d keys", len(secrets))
+	}
+	for i, m := range secrets {
+		w.real[fmt.Sprint("issued ", i)] = string(m[1])
+	}
+	w.wantClean(t, "stdout", r.stdout)
+	w.scanState(t)
 }

@@ -45,6 +45,7 @@ type Capture struct {
 	by      api.ResolveRequest
 	login   *entry    // the stored refresh token that was sent, nil for none
 	used    []finding // of the request, resolved
+	keys    bool      // access keys of AWS, not tokens
 }
 
 // Answer is the whole answer to a request for tokens, without its content coding.
@@ -66,6 +67,9 @@ func (p *Plan) Capture() *Capture {
 // RefuseUncaptured is the answer in place of one that may hold tokens and cannot be
 // searched for them: too long, or in an unknown coding.
 func (c *Capture) RefuseUncaptured() *Refusal {
+	if c.keys {
+		return c.refuseUnread()
+	}
 	return &Refusal{Status: http.StatusBadGateway, Reason: ReasonUncaptured, Secret: c.parent.Name,
 		Detail: "the answer to a request for tokens cannot be searched for them, so it is not passed on",
 		Advice: "ask for JSON (Accept: application/json)"}
@@ -75,6 +79,9 @@ func (c *Capture) RefuseUncaptured() *Refusal {
 // plan of these tokens, which this and later answers must be searched for. When it
 // refuses, nothing of a may be passed on.
 func (c *Capture) Take(ctx context.Context, a Answer) ([]byte, *Plan, *Refusal) {
+	if c.keys {
+		return c.takeKeys(a)
+	}
 	parsed, err := mint.Parse(a.Type, a.Body)
 	if err != nil {
 		if a.Status/100 == 2 {

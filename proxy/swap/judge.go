@@ -79,7 +79,9 @@ func (s *Swapper) judge(ctx context.Context, t *Target, found []finding) (*Plan,
 		}
 	}
 	plan := newPlan(found)
-	plan.capture = s.minting(t, found)
+	if plan.capture = s.minting(t, found); plan.capture == nil {
+		plan.capture = s.issuing(t, found)
+	}
 	return plan, nil
 }
 
@@ -150,7 +152,7 @@ func (p *part) allowed(name string) (api.Use, bool) {
 	switch {
 	case p.signed != nil:
 		return p.entry.signsAt(p.use, name)
-	case p.entry.minted != nil && !p.entry.minted.refreshes:
+	case p.entry.minted != nil && !p.entry.minted.refreshes && !p.entry.signs:
 		if use, ok := allowed(nil, p.use, name); ok {
 			return use, true
 		}

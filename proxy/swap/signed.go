@@ -25,9 +25,19 @@ type signing struct {
 	stream  sign.Stream // of the content
 }
 
-// pairedSecret is the name of the secret key that belongs to an access key's id.
-func pairedSecret(name string) string {
-	return strings.Replace(name, "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", 1)
+// pairs reports whether secret may be the secret key of the access key's id: the one
+// whose name says so, or any where none does.
+func (s *Swapper) pairs(id, secret *entry) bool {
+	want := strings.Replace(id.Name, "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", 1)
+	if want == secret.Name {
+		return true
+	}
+	for _, e := range s.entries {
+		if e.Name == want && e != id {
+			return false
+		}
+	}
+	return want == id.Name
 }
 
 // signs reports whether a value is an AWS signature, in so far as its scheme says.
@@ -91,7 +101,7 @@ func (s *Swapper) verifyV4(f *finding, t *Target, q *Request, v4 sign.V4) {
 
 // verify looks for the entry with whose placeholder try succeeds.
 func (s *Swapper) verify(f *finding, t *Target, id string, try func(secret []byte) *signing) {
-	access := s.entries[id]
+	access := s.entry([]byte(id))
 	f.kind = own
 	if access != nil || s.Marked(f.value) {
 		f.kind, f.about = badSignature, access
@@ -101,8 +111,14 @@ func (s *Swapper) verify(f *finding, t *Target, id string, try func(secret []byt
 		f.parts[0] = part{entry: access, use: api.Use{Kind: api.UseSigV4}}
 		return
 	}
+	if access != nil && access.pair != nil {
+		if g := try([]byte(access.pair.Placeholder)); g != nil {
+			f.takeSignature(access, access.pair, id, g)
+		}
+		return
+	}
 	for e := range s.at(t) {
-		if !e.signs || !strings.Contains(e.Name, "SECRET") || access != nil && pairedSecret(access.Name) != e.Name {
+		if !e.signs || !strings.Contains(e.Name, "SECRET") || access != nil && !s.pairs(access, e) {
 			continue
 		}
 		if g := try([]byte(e.Placeholder)); g != nil {

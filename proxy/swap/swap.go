@@ -79,6 +79,7 @@ type entry struct {
 	key     *jwt.Key  // the placeholder as a key of tokens
 	mints   bool      // gets tokens
 	minted  *minted   // a token of an answer, nil for a secret that was granted
+	pair    *entry    // the secret of an access key's id that came in an answer
 }
 
 // bound is one host pattern of an entry.
@@ -149,7 +150,7 @@ func (s *Swapper) reach(p api.Pattern, e *entry) {
 
 // entry returns the secret or token behind a placeholder, nil for none.
 func (s *Swapper) entry(text []byte) *entry {
-	if e := s.entries[string(text)]; e != nil || !s.mints {
+	if e := s.entries[string(text)]; e != nil || !s.mints && !s.signs {
 		return e
 	}
 	return s.purse.find(text)

@@ -32,7 +32,9 @@ const (
 	// Host and BucketHost are those of S3: a bucket may stand in the path or the name.
 	Host       = "s3." + Region + ".amazonaws.com"
 	BucketHost = Bucket + "." + Host
-	// STS is the host of STS, which IAM's server plays. It knows one region.
+	// IAM is the host of IAM, and STS that of STS, which the same server plays. It knows
+	// one region.
+	IAM       = "iam.amazonaws.com"
 	STS       = "sts." + STSRegion + ".amazonaws.com"
 	STSRegion = "us-east-1"
 )
@@ -47,6 +49,7 @@ type Server struct {
 	Roots         *x509.CertPool
 	Account       Keys   // may do everything
 	Session       Keys   // of a role that may do everything
+	Users         string // the file in which IAM's server keeps them, with their keys
 	Folder        string // holds a folder for each bucket, with a file for each object
 }
 
@@ -78,9 +81,10 @@ func Start(t testing.TB) *Server {
 		Account: Keys{ID: "AKIAREALREALREALREAL", Secret: "Zk3y/Real+Real/RealRealRealRealRealReal0"},
 		Session: Keys{ID: "ASIAREALREALREALREAL", Secret: "Zk3y/Temp+Real/RealRealRealRealRealReal0", Token: "FwoGZXIvYXdzEREALRealReal//RealReal+token/Real=="},
 		Folder:  filepath.Join(dir, "data"),
+		Users:   filepath.Join(dir, "iam.json"),
 	}
 	cert, key := s.certificate(t, dir)
-	s.seed(t, dir)
+	s.seed(t)
 	s.Addr, s.STSAddr = freeAddr(t), freeAddr(t)
 	common := []string{"--quiet", "--cert", cert, "--key", key, "--region", Region, "--health", "/healthz", "--access", s.Account.ID, "--secret", s.Account.Secret}
 	private := filepath.Join(dir, "iam.sock")
@@ -101,7 +105,7 @@ func (s *Server) certificate(t testing.TB, dir string) (cert, key string) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "s3test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		DNSNames: []string{Host, "*." + Host, STS}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		DNSNames: []string{Host, "*." + Host, IAM, STS}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		IsCA: true, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
@@ -123,7 +127,7 @@ func (s *Server) certificate(t testing.TB, dir string) (cert, key string) {
 
 // seed writes what IAM's server keeps: a role, and a session of it. No client makes one
 // here, since STS would want an identity provider that is not on this machine.
-func (s *Server) seed(t testing.TB, dir string) {
+func (s *Server) seed(t testing.TB) {
 	t.Helper()
 	type object = map[string]any
 	now := time.Now().UTC()
@@ -144,7 +148,7 @@ func (s *Server) seed(t testing.TB, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "iam.json"), text)
+	write(t, s.Users, text)
 	if err := os.MkdirAll(filepath.Join(s.Folder, Bucket), 0o755); err != nil {
 		t.Fatal(err)
 	}
