@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/superserve/superserve/proxy/quick"
 )
 
 // relayBuffer is one TLS record, more than which a read never returns, in bytes.
@@ -18,8 +20,8 @@ func (s *Session) Relay() error {
 	}
 	if client, upstream, ok := s.bare(); ok {
 		return s.Run(
-			func() (int64, error) { return splice(upstream, client) },
-			func() (int64, error) { return splice(client, upstream) },
+			func() (int64, error) { return ferry(upstream, client, s.Beat) },
+			func() (int64, error) { return ferry(client, upstream, func() {}) },
 		)
 	}
 	return s.Run(
@@ -101,14 +103,36 @@ func (p *preceded) Read(b []byte) (int, error) {
 	return p.Conn.Read(b)
 }
 
-// splice is Pump between two connections without TLS: io.Copy has the kernel move the
-// bytes from one to the other (splice(2), Linux 2.6.17).
-func splice(dst, src *net.TCPConn) (int64, error) {
-	n, err := io.Copy(dst, src)
-	if err != nil {
-		return n, err
+// bulk is how much the kernel moves once a read has filled the buffer, in bytes.
+const bulk = 1 << 20
+
+// ferry is Pump between two connections without TLS. What fills the buffer is most of
+// an answer: the kernel moves the rest (splice(2), Linux 2.6.17).
+func ferry(dst, src *net.TCPConn, beat func()) (int64, error) {
+	buf := make([]byte, relayBuffer)
+	in, out := quick.New(src), quick.New(dst)
+	var total int64
+	for {
+		n, err := in.Read(buf)
+		beat()
+		if n > 0 {
+			w, werr := out.Write(buf[:n])
+			total += int64(w)
+			if werr != nil {
+				return total, werr
+			}
+		}
+		if err != nil {
+			return total, End(dst, err)
+		}
+		if n == len(buf) {
+			moved, err := io.Copy(dst, &io.LimitedReader{R: src, N: bulk})
+			total += moved
+			if err != nil {
+				return total, err
+			}
+		}
 	}
-	return n, End(dst, io.EOF)
 }
 
 // Pump copies src to dst to its end, which it passes on as a half-close, and returns

@@ -125,7 +125,7 @@ func newProxy(upstream, roots, record string, binding api.Binding, beat func()) 
 		return nil, err
 	}
 	server := web.New(web.Config{CA: authority, Dial: dialer, Swap: swapper, Audit: recorder})
-	wires := login.Config{Entries: entries, Resolver: memory{}, Dial: dialer, CA: authority, Audit: recorder}
+	wires := login.Config{Entries: entries, Resolver: memory{}, Dial: dialer, CA: authority, Audit: recorder, Beat: beat}
 	return proxy.New(proxy.Config{
 		Wires:       []proxy.Wire{postgres.New(wires), redis.New(wires)},
 		Destination: func(netip.AddrPort) (netip.AddrPort, error) { return netip.MustParseAddrPort("198.18.0.1:443"), nil },
