@@ -70,6 +70,9 @@ type auditRecord struct {
 	Status   int       `json:"status"`
 	Sent     int64     `json:"sent"`
 	Received int64     `json:"received"`
+	Model    string    `json:"model"`
+	Tokens   int64     `json:"tokens"`
+	Micros   int64     `json:"micros"`
 	Millis   float64   `json:"ms"`
 }
 
@@ -211,6 +214,9 @@ func (r auditRecord) sentence() string {
 	if r.Kind == "credential" {
 		words = append([]string{r.Secret, "to"}, words...)
 		return strings.Join(words, " ")
+	}
+	if r.Kind == "usage" {
+		return strings.Join(append([]string{r.Secret, "paid", tokens(r.Tokens), "tokens of", r.Model, dollars(r.Micros), "for"}, words...), " ")
 	}
 	if r.Status != 0 {
 		words = append(words, strconv.Itoa(r.Status))

@@ -76,6 +76,9 @@ func noticeOf(e audit.Event) sandbox.Notice {
 	}
 	to := net.JoinHostPort(host, strconv.Itoa(int(e.Port)))
 	why := egress.Decision{Rule: e.Rule, Reason: e.Reason}.Explain()
+	if text := budgetReasons[e.Reason]; text != "" {
+		why = text
+	}
 	if e.Secret != "" {
 		return sandbox.Notice{Kind: "secret", Text: fmt.Sprintf("%s was not sent to %s: %s", e.Secret, to, why), Host: host, Port: e.Port, Secret: e.Secret}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/superserve/superserve/bpf"
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
+	"github.com/superserve/superserve/proxy/budget"
 	"github.com/superserve/superserve/proxy/ca"
 	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/dns"
@@ -69,6 +70,7 @@ type proxyRun struct {
 	wires   wires                      // as web
 	grants  grants
 	notices *notices
+	budget  *budget.Guard
 	gate    *gate
 	begin   func() // starts to accept
 	ca      *ca.Authority
@@ -126,14 +128,14 @@ func (p *proxyRun) wire() error {
 	if err != nil {
 		return err
 	}
-	relay := web.New(web.Config{CA: p.ca, Dial: dialer, Swap: swapper, Audit: recorder, Policy: p.gate, Recheck: dialer.Recheck})
+	relay := web.New(web.Config{CA: p.ca, Dial: dialer, Swap: swapper, Audit: recorder, Policy: p.gate, Recheck: dialer.Recheck, Budget: p.openBudget(recorder)})
 	p.web.Store(relay)
 	table := dns.NewTable()
 	p.names = dns.NewServer(dns.Config{Table: table, IPv6: p.handoff.FDs.TCP6 != 0})
 	p.server = proxy.New(proxy.Config{
 		Destination: destinations.Lookup, Names: table, Policy: p.gate, Upstream: dialer.Recheck,
 		Intercept: p.gate.intercepts, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
-		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder, p.pacer.Beat),
+		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder),
 		Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Refuse: relay.Refuse(), Audit: recorder}),
 		Audit:       recorder, MaxConns: p.handoff.MaxConns, Beat: p.pacer.Beat,
 	})
@@ -210,6 +212,7 @@ func (p *proxyRun) close() {
 	if relay := p.web.Load(); relay != nil {
 		_ = relay.Close() // parked connections only; nothing to report to anyone
 	}
+	p.closeBudget()
 	p.grants.close()
 	for _, c := range slices.Backward(p.closers) {
 		_ = c.Close()

@@ -16,9 +16,10 @@ func (sh *shell) psCommand() *cobra.Command {
 	var all, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "ps",
-		Short: "List the runs and what each has reached",
+		Short: "List the runs, what each has reached and what it cost",
 		Long: `List the runs, and of each what its audit log says in short: the names that it has spoken to, how often
-something was refused, and how much its connections, those that have ended, have sent and received.`,
+something was refused, how much its connections, those that have ended, have sent and received, and how many
+tokens of Anthropic's and OpenAI's models it has used, with what they cost by list prices.`,
 		Args: exactly(),
 		RunE: func(*cobra.Command, []string) error { return sh.ps(all, asJSON) },
 	}
@@ -58,9 +59,9 @@ func (sh *shell) ps(all, asJSON bool) error {
 	}
 	rows := make([][]string, 0, len(list))
 	for _, r := range list {
-		rows = append(rows, []string{r.ID, r.Agent, r.Status, when(r.Started), lasted(r.Record), r.traffic(), r.cell(), strings.Join(r.Command, " ")})
+		rows = append(rows, []string{r.ID, r.Agent, r.Status, when(r.Started), lasted(r.Record), r.traffic(), r.cost(), r.cell(), strings.Join(r.Command, " ")})
 	}
-	return sh.table([]string{"RUN", "AGENT", "STATUS", "STARTED", "TIME", "OUT/IN", "REACHED", "COMMAND"}, rows)
+	return sh.table([]string{"RUN", "AGENT", "STATUS", "STARTED", "TIME", "OUT/IN", "TOKENS/COST", "REACHED", "COMMAND"}, rows)
 }
 
 // status says in one word, or a word and a number, where a run stands.

@@ -16,6 +16,8 @@ type reached struct {
 	Refused  int      `json:"refused"` // connections, requests and uses of secrets
 	Sent     int64    `json:"sent"`    // bytes, of connections that have ended
 	Received int64    `json:"received"`
+	Tokens   int64    `json:"tokens"` // of answers of model providers
+	Micros   int64    `json:"micros"` // what those cost, in millionths of a US dollar
 }
 
 // reachedBy reads the log of each of the runs. Only root may: for others nothing is known.
@@ -61,6 +63,10 @@ func (s *reached) count(e auditRecord, seen map[string]bool) {
 		s.Refused++
 		return
 	}
+	if e.Kind == "usage" {
+		s.Tokens, s.Micros = s.Tokens+e.Tokens, s.Micros+e.Micros
+		return
+	}
 	if e.Kind == "connection" {
 		s.Sent, s.Received = s.Sent+e.Sent, s.Received+e.Received
 	}
@@ -100,4 +106,12 @@ func (s *reached) traffic() string {
 		return "-"
 	}
 	return size(s.Sent) + "/" + size(s.Received)
+}
+
+// cost is what the answers of model providers cost.
+func (s *reached) cost() string {
+	if s == nil || s.Tokens == 0 {
+		return "-"
+	}
+	return tokens(s.Tokens) + "/" + dollars(s.Micros)
 }

@@ -26,7 +26,7 @@ func (f *runFlags) config(a *agent.Agent, m *agent.Manifest, p places) (sandbox.
 		Agent: a.Name, State: p.state, Dir: a.Dir(), Runsc: f.runsc, Logs: true,
 		Resolve: f.resolve, Rootfs: within(a.Source, m.Rootfs), Home: f.home, Timeout: m.Resources.Timeout,
 		Limits:  cgroup.Limits{Memory: m.Resources.Memory, CPU: m.Resources.CPUs, Pids: m.Resources.Pids},
-		Network: networkOf(m.Network),
+		Network: networkOf(m.Network), Prices: m.Prices,
 	}
 	for _, file := range m.Files {
 		cfg.Files = append(cfg.Files, sandbox.File(file))

@@ -119,9 +119,11 @@ func (sh *shell) secretsFor(ctx context.Context, m *agent.Manifest, program stri
 	}
 	kept := &agent.Manifest{Name: m.Name}
 	for _, s := range m.Secrets {
-		if _, ok := own.values[s.Name]; !ok {
-			kept.Secrets = append(kept.Secrets, s)
+		if i := slices.IndexFunc(own.wanted, func(w sandbox.SourceSecret) bool { return w.Name == s.Name }); i >= 0 {
+			own.wanted[i].Limits = s.Limits
+			continue
 		}
+		kept.Secrets = append(kept.Secrets, s)
 	}
 	if !f.quiet {
 		names := map[string]bool{}
@@ -164,7 +166,7 @@ func (sh *shell) keptSecrets(ctx context.Context, m *agent.Manifest, quiet bool)
 		if _, ok := have[s.Name]; !ok {
 			missing = append(missing, s.Name)
 		}
-		wanted = append(wanted, api.Wanted{Name: s.Name, Binding: s.Binding(), Expose: s.Expose})
+		wanted = append(wanted, api.Wanted{Name: s.Name, Binding: s.Binding(), Expose: s.Expose, Limits: s.Limits})
 	}
 	if len(missing) > 0 {
 		return nil, sh.missingSecrets(m.Name, missing)

@@ -22,7 +22,7 @@ func (sh *shell) secretsListCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&wide, "wide", false, "show hosts, uses, versions and times")
+	cmd.Flags().BoolVar(&wide, "wide", false, "show hosts, uses, versions, times and, of secrets with limits, what was used today (UTC)")
 	return cmd
 }
 
@@ -54,10 +54,10 @@ func (sh *shell) wideSecrets(infos []api.Info) error {
 	for _, info := range infos {
 		rows = append(rows, []string{
 			info.Name, texts(info.Binding.Hosts), texts(info.Binding.Uses),
-			fmt.Sprint(info.Version), when(info.SetAt), when(info.LastUsed),
+			fmt.Sprint(info.Version), when(info.SetAt), when(info.LastUsed), spend(info.Today),
 		})
 	}
-	return sh.table([]string{"KEY", "HOSTS", "USE", "VERSION", "SET", "LAST USED"}, rows)
+	return sh.table([]string{"KEY", "HOSTS", "USE", "VERSION", "SET", "LAST USED", "USED TODAY"}, rows)
 }
 
 // texts joins the text forms of a list, "-" for an empty one.

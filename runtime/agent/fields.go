@@ -23,9 +23,14 @@ func (m *Manifest) read(top *ast.MappingNode) error {
 		{"home", m.readHome},
 		{"resources", m.readResources},
 		{"files", m.readFiles},
+		{"limits", m.readLimits},
+		{"prices", m.readPrices},
 	})
 	if err == nil {
 		err = m.finishFiles()
+	}
+	if err == nil {
+		err = m.finishLimits()
 	}
 	if err != nil {
 		return err

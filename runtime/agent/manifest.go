@@ -38,7 +38,10 @@ type Manifest struct {
 	Resources Resources
 	Files     []File // credential files, in the order of the manifest
 
-	unread *ast.MappingNode // of `files`, until the secrets are known
+	Prices map[string]api.Price // of models, over those that superserve knows
+
+	// `files` and `limits`, until the secrets are known.
+	unread, unlimited *ast.MappingNode
 }
 
 // Command is what an agent runs: a shell's line or an argument vector, never both.
@@ -53,6 +56,7 @@ type Secret struct {
 	Hosts  []api.Pattern
 	Uses   []api.Use
 	Expose bool // hand the agent the real value
+	Limits api.Limits
 }
 
 // Binding returns the binding that the file gives the secret, nil when it gives none.

@@ -33,6 +33,9 @@ resources: {memory: 512M, cpus: 1.5, pids: 100, timeout: 10m}
 files:
   ~/.netrc: "machine h login u password ${API_TOKEN}"
   /workspace/.npmrc: {format: npmrc, secret: API_TOKEN}
+limits:
+  ANTHROPIC_API_KEY: {requests_per_minute: 60, tokens_per_run: 500k, tokens_per_day: 2M, usd_per_run: 0.5, usd_per_day: 20}
+prices: {claude-next: {input: 1, output: 2.5}}
 x-owner: {team: [a, b]}
 `
 
@@ -48,7 +51,7 @@ func TestParseReadsEveryKey(t *testing.T) {
 		Name:    "my-agent",
 		Command: Command{Line: "python main.py"},
 		Secrets: []Secret{
-			{Name: "ANTHROPIC_API_KEY"},
+			{Name: "ANTHROPIC_API_KEY", Limits: api.Limits{RequestsPerMinute: 60, TokensPerRun: 500_000, TokensPerDay: 2_000_000, MicrosPerRun: 500_000, MicrosPerDay: 20_000_000}},
 			{Name: "API_TOKEN", Hosts: []api.Pattern{host("api.example.com"), host("*.example.org:8443")}, Uses: []api.Use{{Kind: api.UseHeader, Arg: "x-api-key"}}},
 			{Name: "RAW", Expose: true},
 		},
@@ -57,6 +60,7 @@ func TestParseReadsEveryKey(t *testing.T) {
 		Env:       map[string]string{"DEBUG": "1", "MODE": "fast", "ON": "true"},
 		Mounts:    []string{"/srv/data:/data:ro"},
 		Resources: Resources{Memory: 512 << 20, CPUs: 1.5, Pids: 100, Timeout: 10 * time.Minute},
+		Prices:    map[string]api.Price{"claude-next": {Input: 1, Output: 2.5}},
 		Files: []File{
 			{"/home/agent/.netrc", "machine h login u password ${API_TOKEN}"},
 			{"/workspace/.npmrc", "registry=https://registry.npmjs.org/\n//registry.npmjs.org/:_authToken=${API_TOKEN}\n"},
@@ -130,6 +134,13 @@ func TestParseFaults(t *testing.T) {
 		{"refuses a mount on the root", head + "mounts: ['/etc:/']\n", "superserve.yaml:3:10: mount"},
 		{"refuses a size", head + "resources: {memory: lots}\n", `superserve.yaml:3:21: 'memory': size "lots"`},
 		{"refuses an image beside a rootfs", head + "image: a\nrootfs: /b\n", "exclude each other"},
+		{"refuses limits of an unknown secret", head + "limits: {NOPE: {usd_per_day: 1}}\n", `superserve.yaml:3:10: limits of "NOPE", which is none of 'secrets'`},
+		{"names the nearest limit", head + "secrets: [A]\nlimits: {A: {usd_per_dya: 1}}\n", "superserve.yaml:4:14: unknown key 'usd_per_dya' in limits: did you mean 'usd_per_day'?"},
+		{"refuses a limit of nothing", head + "secrets: [A]\nlimits: {A: {usd_per_day: 0}}\n", "superserve.yaml:4:27: 'usd_per_day': give US dollars"},
+		{"refuses an empty limit", head + "secrets: [A]\nlimits: {A: {}}\n", "a limit without a number"},
+		{"refuses a limit of an exposed secret", head + "secrets: [{name: A, expose: true}]\nlimits: {A: {usd_per_day: 1}}\n", "superserve.yaml:4:10: A has 'expose'"},
+		{"refuses a price that is none", head + "prices: {m: {input: NaN, output: 1}}\n", "superserve.yaml:3:21: 'input': give US dollars"},
+		{"refuses half a price", head + "prices: {m: {input: 1}}\n", "a price has 'input' and 'output'"},
 		{"refuses a file elsewhere", head + "files:\n  /etc/passwd: x\n", "superserve.yaml:4:3: a file's path is ~/NAME or /workspace/NAME"},
 		{"refuses a file above the home", head + "files: {~/../x: y}\n", "superserve.yaml:3:9: a file's path"},
 		{"refuses a home as a file", head + "files: {~/: y}\n", "superserve.yaml:3:9: a file's path"},

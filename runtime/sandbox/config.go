@@ -60,7 +60,8 @@ type Config struct {
 	Resolve    []string // HOST:PORT:ADDR:PORT as curl's --resolve with a port: the operator's own word, ahead of DNS and policy
 	UpstreamCA []byte   // PEM; authorities trusted for upstreams beside the host's
 	Limits     cgroup.Limits
-	Timeout    time.Duration // for the whole run; 0 is none
+	Timeout    time.Duration        // for the whole run; 0 is none
+	Prices     map[string]api.Price // of models, over those that superserve knows; for limits of money
 
 	Secrets Secrets      // nil is none
 	Log     *zap.Logger  // nil is no log

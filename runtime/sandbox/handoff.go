@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/secretd/api"
 )
 
 // HandoffFD is the descriptor at which the proxy process finds its Handoff: a sealed memfd with JSON.
@@ -34,6 +36,8 @@ type Handoff struct {
 	UpstreamCA []byte     `json:"upstream_ca,omitempty"` // PEM, trusted for upstreams beside the host's roots
 	Resume     string     `json:"resume,omitempty"`      // hex token with which the grant is taken up again after secretd restarted
 	MaxConns   int        `json:"max_conns,omitempty"`   // 0 is the proxy's own default
+
+	Prices map[string]api.Price `json:"prices,omitempty"` // of models, over those that the proxy knows
 }
 
 // HandoffFDs are descriptor numbers in the proxy process. Zero means that there is none: no IPv6, no secrets,

@@ -10,9 +10,11 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/superserve/superserve/secretd/account"
 	"github.com/superserve/superserve/secretd/api"
 	"github.com/superserve/superserve/secretd/client"
 	"github.com/superserve/superserve/secretd/lease"
@@ -46,13 +48,14 @@ type SourceSecret struct {
 	Name    string       // the environment variable that holds the placeholder
 	Binding *api.Binding // where it may go; nil is what superserve knows of the name (ANTHROPIC_API_KEY, GITHUB_TOKEN, …)
 	Expose  bool         // the agent holds the value itself
+	Limits  api.Limits   // what its requests may use; a day's are then the run's own
 }
 
 // FromSource grants secrets of a Source, which are served to the run's proxy by this process: no secretd is needed, and
 // the values are nowhere but here and in the proxy.
 func FromSource(src Source, wanted []SourceSecret) Secrets {
 	return func(ctx context.Context, run string) (Granted, error) {
-		k := &keeper{src: src, names: make(map[string]api.Entry)}
+		k := &keeper{src: src, run: run, names: make(map[string]api.Entry), accounts: make(map[string]*account.Account)}
 		exposed, err := k.fill(ctx, wanted)
 		if err != nil {
 			return Granted{}, err
@@ -104,6 +107,10 @@ type keeper struct {
 	src     Source
 	entries []api.Entry
 	names   map[string]api.Entry // by placeholder
+	run     string
+
+	mu       sync.Mutex
+	accounts map[string]*account.Account // by placeholder
 }
 
 func (k *keeper) fill(ctx context.Context, wanted []SourceSecret) (map[string][]byte, error) {
@@ -121,7 +128,7 @@ func (k *keeper) fill(ctx context.Context, wanted []SourceSecret) (map[string][]
 		if err != nil {
 			return nil, err
 		}
-		e := api.Entry{Name: w.Name, Binding: binding, Exposed: w.Expose}
+		e := api.Entry{Name: w.Name, Binding: binding, Exposed: w.Expose, Limits: w.Limits}
 		if e.Placeholder, err = placeholder.Mint(marker, w.Name, value); err != nil {
 			return nil, fmt.Errorf("make placeholder of %q: %w", w.Name, err)
 		}
@@ -187,6 +194,26 @@ func (k *keeper) Resolve(ctx context.Context, r api.ResolveRequest) ([]byte, err
 		return nil, errors.Join(api.ErrUnavailable, err)
 	}
 	return value, nil
+}
+
+// Charge implements lease.Accountant.
+func (k *keeper) Charge(_ context.Context, c api.Charge) (api.Verdict, error) {
+	e, ok := k.names[c.Placeholder]
+	if !ok {
+		return api.Verdict{}, api.ErrUnknown
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a := k.accounts[c.Placeholder]
+	if a == nil {
+		a = new(account.Account)
+		k.accounts[c.Placeholder] = a
+	}
+	if c.Ask {
+		return a.Ask(k.run, e.Limits, time.Now()), nil
+	}
+	a.Add(k.run, c.Spend, time.Now())
+	return api.Verdict{}, nil
 }
 
 // allows judges the destination of a request.

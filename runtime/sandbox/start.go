@@ -358,7 +358,7 @@ func (s *Sandbox) startProxy() error {
 	defer closeFiles([]*os.File{resume})
 	h := &Handoff{
 		Run: s.id, Agent: s.cfg.Agent, Network: s.cfg.Network, Resolve: s.cfg.Resolve, UpstreamCA: s.cfg.UpstreamCA,
-		Resume: s.grant.Resume,
+		Resume: s.grant.Resume, Prices: s.cfg.Prices,
 	}
 	start, err := s.makeProxyGroup()
 	if err != nil {
