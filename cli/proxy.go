@@ -135,7 +135,7 @@ func (p *proxyRun) wire() error {
 	p.server = proxy.New(proxy.Config{
 		Destination: destinations.Lookup, Names: table, Policy: p.gate, Upstream: dialer.Recheck,
 		Intercept: p.gate.intercepts, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
-		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder),
+		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder, p.pacer.Beat),
 		Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Refuse: relay.Refuse(), Audit: recorder}),
 		Audit:       recorder, MaxConns: p.handoff.MaxConns, Beat: p.pacer.Beat,
 	})
