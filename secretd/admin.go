@@ -106,6 +106,7 @@ func (s *secret) take(set *api.Setting) error {
 	if err := checkBinding(s.name, s.effective(), set.Value); err != nil {
 		return err
 	}
+	s.Expires = set.Expires
 	s.Version++
 	s.SetAt = time.Now().UTC()
 	return nil

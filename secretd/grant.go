@@ -154,7 +154,7 @@ func (d *Daemon) fill(ctx context.Context, g *grant, wanted []api.Wanted, reply 
 
 // entry makes one entry; the value of an exposed secret goes into the reply.
 func (d *Daemon) entry(s *secret, w api.Wanted, marker string, reply *api.GrantReply) (granted, error) {
-	e := granted{Entry: api.Entry{Name: s.name, Binding: s.effective(), Exposed: w.Expose, Limits: w.Limits}, Origin: s.Origin}
+	e := granted{Entry: api.Entry{Name: s.name, Binding: s.effective(), Exposed: w.Expose, Limits: w.Limits, Expires: s.Expires}, Origin: s.Origin}
 	if w.Binding != nil {
 		e.Binding, e.Override = override(e.Binding, *w.Binding), true
 	}

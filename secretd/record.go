@@ -44,6 +44,9 @@ type secret struct {
 	// Derived is true when the binding came from the value itself.
 	Derived bool   `json:"derived,omitempty"`
 	Sealed  []byte `json:"sealed"`
+	// Expires is when the provider ends the value. It is a hint for the agent's files, and
+	// not bound to Sealed.
+	Expires time.Time `json:"expires,omitzero"`
 
 	agent, name string
 	revision    uint64   // of the record; 0 when there is none yet

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -80,13 +81,14 @@ func (d *Daemon) sealLogin(ctx context.Context, agent, refresh string, r api.Ren
 	var names []string
 	var changes []store.Change
 	for _, part := range []struct {
-		name  string
-		value []byte
-	}{{refresh, r.Refresh}, {access, r.Access}, {id, r.ID}} {
+		name    string
+		value   []byte
+		expires time.Time
+	}{{refresh, r.Refresh, time.Time{}}, {access, r.Access, r.Expires}, {id, r.ID, time.Time{}}} {
 		if part.name == "" || len(part.value) == 0 {
 			continue
 		}
-		change, err := d.sealNext(ctx, agent, part.name, part.value)
+		change, err := d.sealNext(ctx, agent, api.Setting{Name: part.name, Value: part.value, Expires: part.expires})
 		if errors.Is(err, api.ErrNotFound) {
 			continue
 		}
@@ -99,17 +101,17 @@ func (d *Daemon) sealLogin(ctx context.Context, agent, refresh string, r api.Ren
 }
 
 // sealNext seals the next value of one secret under the binding that it has.
-func (d *Daemon) sealNext(ctx context.Context, agent, name string, value []byte) (store.Change, error) {
-	s, err := d.load(ctx, agent, name)
+func (d *Daemon) sealNext(ctx context.Context, agent string, next api.Setting) (store.Change, error) {
+	s, err := d.load(ctx, agent, next.Name)
 	if err != nil {
 		return store.Change{}, err
 	}
 	// A value that reads as a URL could bind itself anew.
-	if _, ok := preset.ForValue(value); ok {
-		return store.Change{}, fmt.Errorf("renew %q: %w", name, api.ErrInvalid)
+	if _, ok := preset.ForValue(next.Value); ok {
+		return store.Change{}, fmt.Errorf("renew %q: %w", next.Name, api.ErrInvalid)
 	}
-	if err := s.take(&api.Setting{Name: name, Value: value}); err != nil {
+	if err := s.take(&next); err != nil {
 		return store.Change{}, err
 	}
-	return d.seal(s, value)
+	return d.seal(s, next.Value)
 }

@@ -11,7 +11,9 @@ import (
 	"errors"
 	"mime"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // MaxAnswer is the longest answer that is read, in bytes, before and after decoding.
@@ -48,6 +50,8 @@ type Token struct {
 // Answer is an answer that was read.
 type Answer struct {
 	Tokens []Token
+	// Lifetime is how long the access token serves (expires_in), 0 for unknown.
+	Lifetime time.Duration
 
 	body []byte
 	form bool
@@ -146,10 +150,30 @@ func (a *Answer) members() {
 		case ' ', '\t', '\r', '\n':
 			at++
 		default:
+			if named && name == lifetimeField {
+				a.lives(digits(a.body[at:]))
+			}
 			named = false
 			at++
 		}
 	}
+}
+
+const lifetimeField = "expires_in"
+
+// lives takes a lifetime in seconds.
+func (a *Answer) lives(seconds string) {
+	if n, err := strconv.ParseInt(seconds, 10, 32); err == nil && n > 0 {
+		a.Lifetime = time.Duration(n) * time.Second
+	}
+}
+
+func digits(text []byte) string {
+	n := 0
+	for n < len(text) && text[n] >= '0' && text[n] <= '9' {
+		n++
+	}
+	return string(text[:n])
 }
 
 func unquote(text []byte) []byte {
@@ -172,6 +196,9 @@ func (a *Answer) fields() bool {
 		value, err := url.QueryUnescape(string(rawValue))
 		if err != nil {
 			return false
+		}
+		if name == lifetimeField {
+			a.lives(string(value))
 		}
 		end := at + len(pair)
 		a.take(name, []byte(value), end-len(rawValue), end)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 // replaced is the answer with each token as "<kind>".
@@ -42,6 +43,17 @@ func TestReplaces(t *testing.T) {
 				t.Errorf("got %q, %v\nwant %q", got, err, tt.want)
 			}
 		})
+	}
+}
+
+func TestLifetime(t *testing.T) {
+	for body, want := range map[string]time.Duration{
+		`{"access_token":"a","expires_in":3599,"x":1}`: 3599 * time.Second, `{"expires_in" : 10}`: 10 * time.Second,
+		`{"expires_in":"60"}`: 0, `{"expires_in":-5}`: 0, `{"expires_in":1e9}`: time.Second, `{}`: 0, "access_token=a&expires_in=28800": 8 * time.Hour,
+	} {
+		if a, err := Parse("", []byte(body)); err != nil || a.Lifetime != want {
+			t.Errorf("%s: got %v, %v; want %v", body, a.Lifetime, err, want)
+		}
 	}
 }
 

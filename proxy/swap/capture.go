@@ -106,7 +106,7 @@ func (c *Capture) Take(ctx context.Context, a Answer) ([]byte, *Plan, *Refusal) 
 			Name: e.Name, Placeholder: e.Placeholder, Secret: func() []byte { return secret }, Use: c.by.Use, Passing: true,
 		})
 	}
-	if r := c.renew(ctx, parsed.Tokens); r != nil {
+	if r := c.renew(ctx, parsed); r != nil {
 		return nil, nil, r
 	}
 	return parsed.Append(make([]byte, 0, len(a.Body)+1024)), covered, nil
@@ -213,13 +213,16 @@ func rehash(token, access string) string {
 // renew stores the tokens of a login whose refresh token was sent. Until that is
 // acknowledged the agent hears nothing; a login that cannot be stored goes on from
 // memory, where the next request for tokens finds it.
-func (c *Capture) renew(ctx context.Context, tokens []mint.Token) *Refusal {
+func (c *Capture) renew(ctx context.Context, a *mint.Answer) *Refusal {
 	if c.login == nil {
 		return nil
 	}
 	r := api.Renewal{Placeholder: c.login.Placeholder}
-	for i := range tokens {
-		switch t := &tokens[i]; {
+	if a.Lifetime > 0 {
+		r.Expires = time.Now().Add(a.Lifetime)
+	}
+	for i := range a.Tokens {
+		switch t := &a.Tokens[i]; {
 		case t.Kind == mint.Refresh && r.Refresh == nil:
 			r.Refresh = t.Value
 		case t.Kind == mint.Access && r.Access == nil:

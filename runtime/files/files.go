@@ -4,7 +4,8 @@
 //
 // ${NAME} in a template is the placeholder of the secret NAME, ${NAME.part} a part of it, and $${ is ${ itself; any
 // other $ stands for itself. The parts of a URL are host, port, user, password and path; of any other secret there is
-// only host, the first name that it is bound to.
+// only host, the first name that it is bound to. expires and expires_ms are when a value ends, in seconds and milliseconds
+// since 1970, 0 when nobody said.
 package files
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/superserve/superserve/secretd/api"
@@ -28,7 +30,7 @@ var (
 )
 
 // parts are the words that may stand behind a name.
-var parts = []string{"host", "port", "user", "password", "path", "pgpass"}
+var parts = []string{"host", "port", "user", "password", "path", "pgpass", "expires", "expires_ms"}
 
 // Template is a file's text, parsed. It is immutable and safe for concurrent use.
 type Template struct{ pieces []piece }
@@ -106,6 +108,14 @@ func (t Template) Render(entries []api.Entry) ([]byte, error) {
 func partOf(e api.Entry, part string) (string, error) {
 	if part == "" {
 		return e.Placeholder, nil
+	}
+	switch {
+	case strings.HasPrefix(part, "expires") && e.Expires.IsZero():
+		return "0", nil
+	case part == "expires":
+		return strconv.FormatInt(e.Expires.Unix(), 10), nil
+	case part == "expires_ms":
+		return strconv.FormatInt(e.Expires.UnixMilli(), 10), nil
 	}
 	u, err := url.Parse(e.Placeholder)
 	if err != nil || u.Host == "" {

@@ -64,6 +64,8 @@ type Entry struct {
 	// Exposed is true when the agent holds the real value.
 	Exposed bool   `json:"exposed,omitempty"`
 	Limits  Limits `json:"limits,omitzero"`
+	// Expires is when the value does, zero when nobody said.
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // Wanted is one secret that a run asks for.
@@ -133,6 +135,8 @@ type Setting struct {
 	// AllowShort accepts a value of fewer than 8 bytes, which answers cannot be
 	// searched for without harm to ordinary text.
 	AllowShort bool `json:"allow_short,omitempty"`
+	// Expires is when the value does, zero when nobody said.
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // Info describes a stored secret. It never holds the value. LastUsed is zero

@@ -1,6 +1,9 @@
 package api
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // Renewal is what a token endpoint gave for the refresh token behind a placeholder:
 // the next values of the secrets of one login. An empty value leaves its secret.
@@ -9,6 +12,8 @@ type Renewal struct {
 	Placeholder string
 	// Refresh, Access and ID are the new tokens; the owner wipes them.
 	Refresh, Access, ID []byte
+	// Expires is when the access token does, zero when the provider did not say.
+	Expires time.Time
 }
 
 // The endings of the names of a login's secrets.

@@ -11,7 +11,7 @@
 //	                  entry    api.Entry in JSON, one frame each
 //	proxy → secretd   resolve  id, request
 //	                  charge   id, api.Charge in JSON; answered by a value: api.Verdict in JSON
-//	                  renew    id, an api.Renewal: four strings; answered by an empty value
+//	                  renew    id, an api.Renewal; answered by an empty value
 //	secretd → proxy   value    id, the value's bytes
 //	                  refusal  id, one api.ErrorCode (id 0: the channel itself)
 //	                  change   api.Change in JSON, at any time

@@ -145,7 +145,8 @@ func FuzzParseRequest(f *testing.F) {
 
 func FuzzParseRenewal(f *testing.F) {
 	f.Add(appendRenewal(nil, api.Renewal{Placeholder: "p", Refresh: []byte("r"), ID: []byte("i")}))
-	f.Add([]byte{0, 0, 0, 1, 'p', 255, 255, 255, 255})
+	f.Add(appendRenewal(nil, api.Renewal{Placeholder: "p", Expires: time.Unix(1800000000, 0)}))
+	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 'p', 255, 255, 255, 255})
 	f.Fuzz(func(t *testing.T, p []byte) {
 		r, err := parseRenewal(p)
 		if err != nil {

@@ -217,7 +217,7 @@ func (l *Lease) Renew(ctx context.Context, r api.Renewal) error {
 }
 
 // renewalRoom is for the lengths in a renewal, in bytes.
-const renewalRoom = 16
+const renewalRoom = 24
 
 func (l *Lease) nameOf(placeholder string) string {
 	for i := range l.entries {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -63,8 +64,14 @@ func canonical(r api.ResolveRequest, fields [5]string) (api.ResolveRequest, erro
 	return r, nil
 }
 
-// appendRenewal encodes a renewal: four strings, each a u32 length and its bytes.
+// appendRenewal encodes a renewal: i64 seconds since 1970 when the access token expires,
+// 0 for unknown, then four strings, each a u32 length and its bytes.
 func appendRenewal(dst []byte, r api.Renewal) []byte {
+	expires := int64(0)
+	if !r.Expires.IsZero() {
+		expires = r.Expires.Unix()
+	}
+	dst = binary.BigEndian.AppendUint64(dst, uint64(expires))
 	for _, s := range [...][]byte{[]byte(r.Placeholder), r.Refresh, r.Access, r.ID} {
 		dst = binary.BigEndian.AppendUint32(dst, uint32(len(s)))
 		dst = append(dst, s...)
@@ -74,6 +81,16 @@ func appendRenewal(dst []byte, r api.Renewal) []byte {
 
 // parseRenewal decodes what appendRenewal made. The tokens alias p.
 func parseRenewal(p []byte) (api.Renewal, error) {
+	if len(p) < 8 {
+		return api.Renewal{}, fmt.Errorf("renewal: %w", errProtocol)
+	}
+	r := api.Renewal{}
+	if seconds := binary.BigEndian.Uint64(p); seconds > 1<<40 {
+		return api.Renewal{}, fmt.Errorf("renewal: %w", errProtocol)
+	} else if seconds > 0 {
+		r.Expires = time.Unix(int64(seconds), 0).UTC()
+	}
+	p = p[8:]
 	var fields [4][]byte
 	for i := range fields {
 		if len(p) < 4 {
@@ -88,7 +105,8 @@ func parseRenewal(p []byte) (api.Renewal, error) {
 	if len(p) != 0 || len(fields[0]) > maxField {
 		return api.Renewal{}, fmt.Errorf("renewal: %w", errProtocol)
 	}
-	return api.Renewal{Placeholder: string(fields[0]), Refresh: fields[1], Access: fields[2], ID: fields[3]}, nil
+	r.Placeholder, r.Refresh, r.Access, r.ID = string(fields[0]), fields[1], fields[2], fields[3]
+	return r, nil
 }
 
 func parseEntry(p []byte) (api.Entry, error) {
