@@ -57,6 +57,8 @@ func TestFor(t *testing.T) {
 		{"TELEGRAM_BOT_TOKEN", "api.telegram.org", "path"},
 		{"NPM_TOKEN", "registry.npmjs.org", "bearer"},
 		{"GITLAB_TOKEN", "gitlab.com", "header:private-token"},
+		{"AWS_BEARER_TOKEN_BEDROCK", "bedrock-runtime.eu-west-1.amazonaws.com", "bearer"},
+		{"AWS_SESSION_TOKEN", "sts.eu-west-1.amazonaws.com", "sigv4"},
 		{"STRIPE_SECRET_KEY", "files.stripe.com", "basic:user"},
 		{"LINEAR_API_KEY", "api.linear.app", "header:authorization"},
 		{"TWILIO_AUTH_TOKEN", "api.twilio.com", "basic:password"},

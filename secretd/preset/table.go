@@ -1,5 +1,7 @@
 package preset
 
+import "strings"
+
 // provider is one line of the table. The text forms are those of api.ParsePattern
 // and api.ParseUse, separated by spaces. Prefix is what the provider's keys begin
 // with, "" when they have no fixed beginning.
@@ -115,12 +117,25 @@ func others() []provider {
 		{"GOOGLE_CLIENT_SECRET", "oauth2.googleapis.com", "oauth:*.googleapis.com", "GOCSPX-"},
 		{"GOOGLE_REFRESH_TOKEN", "oauth2.googleapis.com", "oauth:*.googleapis.com", ""},
 		{"GCP_SERVICE_ACCOUNT_KEY", "*.googleapis.com", "gcp", ""},
+		{"AWS_BEARER_TOKEN_BEDROCK", bedrock(), "bearer", "ABSK"},
 		{"AWS_ACCESS_KEY_ID", "*.amazonaws.com", "sigv4", "AKIA"},
 		{"AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN", "*.amazonaws.com", "sigv4", ""},
 		{"TELEGRAM_BOT_TOKEN", "api.telegram.org", "path", ""},
 		{"SERPAPI_API_KEY", "serpapi.com", "query:api_key", ""},
 		{"OPENWEATHER_API_KEY", "api.openweathermap.org", "query:appid", ""},
 	}
+}
+
+// bedrock returns the hosts of Amazon Bedrock, which has one for each region. A wildcard
+// would let a key go to any customer's API at Amazon.
+func bedrock() string {
+	var hosts []string
+	for _, region := range strings.Fields("us-east-1 us-east-2 us-west-1 us-west-2 us-gov-east-1 us-gov-west-1 ca-central-1 sa-east-1 " +
+		"eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 me-central-1 " +
+		"ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2") {
+		hosts = append(hosts, "bedrock-runtime."+region+".amazonaws.com", "bedrock."+region+".amazonaws.com")
+	}
+	return strings.Join(hosts, " ")
 }
 
 // prefixes are beginnings of keys that are known besides those of the table.
