@@ -39,6 +39,10 @@ const (
 )
 
 func main() {
+	if err := calm(); err != nil {
+		fmt.Fprintln(os.Stderr, "secretd:", err)
+		os.Exit(exitError)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	err := run(ctx, os.Args[1:])
