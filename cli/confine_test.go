@@ -24,6 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/proxy/ca"
+	"github.com/superserve/superserve/proxy/pace"
+	"github.com/superserve/superserve/proxy/quick"
 )
 
 // confinedEnv makes a test binary the confined process of this file. Its value is a directory that the process
@@ -198,6 +200,17 @@ var work = []struct {
 	}},
 	{"serve TLS", serveTLS},
 	{"splice", spliceOnce},
+	{"look whether a parked connection lives", lookAtIdle},
+	{"pace a burst", func(prepared) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		p := pace.New()
+		for range 100 {
+			p.Beat()
+		}
+		p.Run(ctx)
+		return nil
+	}},
 	{"collect garbage", func(prepared) error {
 		for range 20 {
 			_ = make([]byte, 8<<20)
@@ -232,6 +245,24 @@ func serveTLS(p prepared) error {
 	defer conn.Close()
 	_, err = io.ReadFull(conn, make([]byte, 1))
 	return errors.Join(err, <-served)
+}
+
+// lookAtIdle fails when an idle connection seems to be otherwise: it would never be used again.
+func lookAtIdle(p prepared) error {
+	conn, err := net.Dial("tcp", p.listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	peer, err := p.listener.Accept()
+	if err != nil {
+		return err
+	}
+	defer peer.Close()
+	if quick.Pending(conn) {
+		return errors.New("something is pending")
+	}
+	return nil
 }
 
 func spliceOnce(p prepared) error {

@@ -152,3 +152,23 @@ func (h *half) call(trap, fd uintptr, p []byte) (n int, again bool) {
 		}
 	}
 }
+
+// Pending reports whether the kernel has bytes, an end or an error for c, which it
+// leaves there. Connections without a descriptor have nothing pending.
+func Pending(c net.Conn) bool {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var errno syscall.Errno
+	err = raw.Control(func(fd uintptr) {
+		// poll(2) would do as well, but the proxy's process may not call it.
+		var b [1]byte
+		_, _, errno = syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+	})
+	return err != nil || errno != syscall.EAGAIN
+}

@@ -131,6 +131,39 @@ func TestConn(t *testing.T) {
 	})
 }
 
+func TestPending(t *testing.T) {
+	c, peer := pair(t)
+	if Pending(c) {
+		t.Error("pending before anything came")
+	}
+	if _, err := peer.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	await(t, c, "a byte")
+	if n, err := c.Read(make([]byte, 2)); n != 1 || err != nil {
+		t.Fatalf("read %d, %v after a look, want the byte", n, err)
+	}
+	peer.Close()
+	await(t, c, "the end")
+	c.Close()
+	if !Pending(c) {
+		t.Error("nothing is pending on a closed connection, want its error")
+	}
+	if p, _ := net.Pipe(); Pending(p) {
+		t.Error("pending on a pipe")
+	}
+}
+
+// await waits until the kernel has what the peer sent.
+func await(t *testing.T, c net.Conn, what string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !Pending(c); {
+		if time.Now().After(end) {
+			t.Fatalf("%s is not pending", what)
+		}
+	}
+}
+
 func TestAllocations(t *testing.T) {
 	c, peer := pair(t)
 	p := make([]byte, 64)

@@ -6,12 +6,9 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/superserve/superserve/proxy/quick"
 	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -173,27 +170,7 @@ func quiet(c net.Conn) bool {
 	if n > 0 || !errors.As(err, &ne) || !ne.Timeout() {
 		return false
 	}
-	return c.SetReadDeadline(time.Time{}) == nil && !readable(rawConn(c))
-}
-
-// readable reports whether the kernel has bytes, an end or an error for c.
-// Connections without a descriptor are never readable.
-func readable(c net.Conn) bool {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return true
-	}
-	var errno syscall.Errno
-	err = raw.Control(func(fd uintptr) {
-		// Raw, as in package quick. Of what is peeked at, the length is enough.
-		var b [1]byte
-		_, _, errno = syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
-	})
-	return err != nil || errno != unix.EAGAIN
+	return c.SetReadDeadline(time.Time{}) == nil && !quick.Pending(rawConn(c))
 }
 
 // adopt makes a parked connection the session's upstream. It may have died
