@@ -73,8 +73,8 @@ func (s *Session) Open() error {
 // bare returns the sides as they are when neither has TLS and nothing of the client's
 // waits in a buffer: the kernel can then move the data.
 func (s *Session) bare() (client, upstream *net.TCPConn, ok bool) {
-	upstream, ok = s.Upstream.(*net.TCPConn)
-	if !ok || s.Client != net.Conn(s.conn) {
+	upstream, ok = s.raw.(*net.TCPConn)
+	if !ok || s.target.TLS || s.Client != net.Conn(s.conn) {
 		return nil, nil, false
 	}
 	s.mu.Lock() // abort looks at the same

@@ -12,6 +12,7 @@ import (
 	"github.com/superserve/superserve/proxy"
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/dial"
+	"github.com/superserve/superserve/proxy/quick"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -98,7 +99,7 @@ func (s *Session) Connect(ctx context.Context) error {
 		return net.ErrClosed
 	}
 	s.conn.SetUpstream(up.RemoteAddr())
-	s.raw, s.Upstream = up, up
+	s.raw, s.Upstream = up, quick.New(up)
 	return up.SetDeadline(s.deadline)
 }
 
