@@ -13,6 +13,18 @@ import (
 // placeholder is replaced.
 const MaxBody = 1 << 20
 
+// MaxSigned is the longest content, in bytes, whose hash a signature may cover without
+// a field that repeats it. Bedrock takes 25 MB, Lambda 6.
+const MaxSigned = 32 << 20
+
+// BodyLimit returns how much of a content that WantsBody asked for is to be read.
+func (s *Swapper) BodyLimit(t *Target, fields []Field) int {
+	if s.signs && needsHash(fields) && s.bindsKind(t, api.UseSigV4) {
+		return MaxSigned
+	}
+	return MaxBody
+}
+
 // bodyForm is how a content is written.
 type bodyForm byte
 

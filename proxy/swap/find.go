@@ -22,6 +22,7 @@ const (
 	badScheme                // a signature with a placeholder, of a kind that is not made anew
 	badToken                 // a token (JWT) that was signed with no placeholder, where such belong
 	asks                     // no credential, but a request for tokens
+	longContent              // a signature with a placeholder, of a content that was not read whole
 	badStream                // a good signature of a content whose own signatures are of such a kind
 )
 

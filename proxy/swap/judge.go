@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/http"
 	"unicode/utf8"
 
 	"github.com/superserve/superserve/proxy/redact"
@@ -111,6 +112,10 @@ func (s *Swapper) refuse(t *Target, f *finding, strict *entry) *Refusal {
 		if strict != nil {
 			return s.unsignedToken(f)
 		}
+	case longContent:
+		return &Refusal{Status: http.StatusRequestEntityTooLarge, Reason: ReasonLong,
+			Detail: "the content is longer than 32 MiB, and the signature covers a hash of it that no field repeats",
+			Advice: "send the hash in x-amz-content-sha256"}
 	case badScheme, badStream:
 		return s.unknownScheme(f)
 	case misfit:

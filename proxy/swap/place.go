@@ -28,8 +28,10 @@ type Request struct {
 	Fields []Field
 	// Method and Host are the request's; Host may be empty when Fields have it.
 	Method, Host string
-	// Content is the whole content as it was sent, where WantsBody asked for it.
+	// Content is the whole content as it was sent, where WantsBody asked for it. Cut says
+	// that it was longer than BodyLimit, and Content is not all of it.
 	Content []byte
+	Cut     bool
 	// Body is the whole content without its content coding, where WantsBody asked
 	// for it. Nil says that it was not looked at, and it is not judged.
 	Body []byte

@@ -34,6 +34,8 @@ const (
 	ReasonSignature = "credential_signature"
 	// ReasonScheme: a signature of a kind that is not made anew.
 	ReasonScheme = "credential_scheme"
+	// ReasonLong: a signature of a content that is too long to be read before it is sent.
+	ReasonLong = "signed_content_too_long"
 	// ReasonUncaptured: an answer that may hold tokens cannot be searched for them.
 	ReasonUncaptured = "credential_uncaptured"
 	// ReasonInvalid: the stored value cannot stand in that field.

@@ -85,7 +85,12 @@ func (s *Swapper) examineSigned(f *finding, t Target, q Request) {
 // verifyV4 looks for the entry whose placeholder made a signature of Version 4.
 func (s *Swapper) verifyV4(f *finding, t *Target, q *Request, v4 sign.V4) {
 	r := sign.Request{Method: q.Method, Target: q.Target, Header: q.values}
-	payloads := v4.Payloads(first(q.values(payloadField)), q.Content)
+	hash := first(q.values(payloadField))
+	if q.Cut && hash == nil && !v4.Presigned && s.Marked(f.value) {
+		f.kind = longContent
+		return
+	}
+	payloads := v4.Payloads(hash, q.Content)
 	s.verify(f, t, v4.Access, func(secret []byte) *signing {
 		for _, r.Payload = range payloads {
 			if v4.Verify(&r, secret) {

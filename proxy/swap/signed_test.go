@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -137,6 +138,12 @@ func TestSigV4Refuses(t *testing.T) {
 		if tt.want == "" && strings.Contains(got.Fields[len(got.Fields)-1][1], "AKIAREAL") {
 			t.Errorf("%s: the id was replaced", name)
 		}
+	}
+	sts := signedCases(t)[slices.IndexFunc(signedCases(t), func(c signedCase) bool { return c.Name == "sts" })]
+	q := sts.Fake.request(sts.Method, "cut")
+	q.Cut = true
+	if _, refusal := New(awsEntries(t), awsSource()).JudgeRequest(context.Background(), target("sts.amazonaws.com"), q); refusal == nil || refusal.Reason != ReasonLong {
+		t.Errorf("a long content: %v", refusal)
 	}
 	v := awsSource()
 	v.errs = map[string]error{awsSecret: api.ErrRevoked}
