@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 // peer is a client of HTTP/2 that keeps no rule. Writes are buffered, so that an attack costs the attacker little.
 type peer struct {
 	t   *testing.T
+	c   net.Conn
 	w   *bufio.Writer
 	fr  *http2.Framer
 	enc *hpack.Encoder
@@ -37,7 +39,7 @@ func (v *victim) attack(settings ...http2.Setting) *peer {
 	if err := c.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
 		v.t.Fatal(err)
 	}
-	p := &peer{t: v.t, w: bufio.NewWriterSize(c, 16<<10), gone: make(chan struct{}), seen: map[uint32]string{}, more: make(chan struct{}, 1)}
+	p := &peer{t: v.t, c: c.NetConn(), w: bufio.NewWriterSize(c, 16<<10), gone: make(chan struct{}), seen: map[uint32]string{}, more: make(chan struct{}, 1)}
 	p.fr = http2.NewFramer(p.w, c)
 	p.fr.AllowIllegalWrites = true
 	p.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
@@ -79,6 +81,12 @@ func (p *peer) read() {
 		default:
 		}
 	}
+}
+
+// leave closes the connection.
+func (p *peer) leave() {
+	p.c.Close()
+	<-p.gone
 }
 
 // outcome waits for what became of a stream.

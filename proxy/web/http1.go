@@ -175,6 +175,7 @@ func (r *h1relay) headError(err error) error {
 func (r *h1relay) exchange(ctx context.Context, n int, ref *swap.Refusal) (keep bool, err error) {
 	r.texts = textPool.Get().(*texts)
 	defer func() {
+		r.letGo()
 		r.texts.release()
 		r.texts = nil
 	}()
@@ -225,7 +226,7 @@ func (r *h1relay) begin(n int) {
 	r.head = append(r.head[:0], r.in.bytes()[:n]...)
 	r.in.consume(n)
 	r.answered, r.isHead, r.body = false, false, chunkParser{}
-	r.held = held{data: r.held.data[:0]}
+	r.letGo()
 	r.event = audit.Event{
 		Time: time.Now(), Kind: audit.Request, Conn: r.s.conn.ID, Protocol: "web",
 		Name: string(r.s.conn.Host), Port: r.s.conn.Port,

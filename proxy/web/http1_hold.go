@@ -19,6 +19,24 @@ type held struct {
 	coded bool // plain is not data but what it decodes to
 	data  []byte
 	plain []byte // what is judged; nil: nothing
+
+	counted int // bytes of data that the run knows of
+}
+
+// count tells the run what is held, and reports whether it may be.
+func (r *h1relay) count(n int) bool {
+	all := r.s.srv.held.Add(int64(n - r.held.counted))
+	r.held.counted = n
+	return all <= maxHeldAll
+}
+
+// letGo forgets what was held, and keeps a small buffer at most.
+func (r *h1relay) letGo() {
+	r.count(0)
+	if cap(r.held.data) > maxKeptText {
+		r.held.data = nil
+	}
+	r.held = held{data: r.held.data[:0]}
 }
 
 // hold reads the content where a binding may have placed a secret in it. One that is
@@ -54,6 +72,9 @@ func (r *h1relay) gather() (*swap.Refusal, error) {
 	for {
 		if ref := r.collect(); ref != nil || r.held.whole || len(r.held.data) > swap.MaxBody {
 			return ref, nil
+		}
+		if !r.count(len(r.held.data)) {
+			return refuseBodies, nil
 		}
 		if err := r.in.fill(recordBuffer); err != nil {
 			return nil, err

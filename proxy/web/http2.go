@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -76,10 +77,13 @@ type h2relay struct {
 	held     int64                // bytes of the upstream's DATA that wait in redactors and decoders
 	byUp     map[uint32]*h2stream // by the upstream's ids, nil while they are the client's
 	lastUp   uint32
-	bodies   int // bytes of requests' contents that are held or queued
-	queues   int // streams with a queue
-	starved  int // decoders that wait for the client's window
+	bodies   int           // bytes of requests' contents that are held or queued
+	settled  int           // of these, what shared knows of
+	shared   *atomic.Int64 // the run's; nil counts for nobody
+	queues   int           // streams with a queue
+	starved  int           // decoders that wait for the client's window
 	set      *redact.Set
+	signed   []byte        // scratch of sendSigned
 	hidden   []byte        // scratch of hide
 	events   []audit.Event // of streams that are over, to be recorded
 	over     bool          // a connection has ended
@@ -250,6 +254,7 @@ func (r *h2relay) endUpstream(err error) error {
 // answer waits for it.
 func (r *h2relay) report() error {
 	r.mu.Lock()
+	r.settle()
 	events := r.events
 	if len(events) > 0 {
 		r.events = nil

@@ -19,8 +19,12 @@ import (
 // client's connection window is then wider than the upstream's by at most what is
 // held, and other streams' DATA may have to wait in queues too.
 
-// maxHeldBodies bounds what is held and queued on a connection, in bytes.
-const maxHeldBodies = 8 << 20
+const (
+	// maxHeldBodies bounds what is held and queued on a connection, in bytes.
+	maxHeldBodies = 8 << 20
+	// maxHeldAll bounds the same on all connections of a run, of either version: 512 of them could hold 4 GiB.
+	maxHeldAll = 64 << 20
+)
 
 // unpaced is the credit of a stream whose windows are the upstream's own.
 const unpaced = 1 << 62
@@ -28,7 +32,7 @@ const unpaced = 1 << 62
 var (
 	refuseBodies = &swap.Refusal{
 		Status: 503, Reason: "too_many_streams",
-		Detail: "the contents of this connection's requests together are longer than 8 MiB",
+		Detail: "the contents of the requests that wait are longer than 8 MiB on one connection, or 64 MiB on all",
 	}
 	refuseHeldTrailers = badRequest("bad_trailer", "a content that may hold a credential has trailers")
 )
@@ -65,13 +69,22 @@ func (r *h2relay) holdData(ctx context.Context, st *h2stream, p []byte, last boo
 	r.bodies += len(p)
 	st.clientDone = last
 	r.regrant()
+	r.settle()
 	switch {
-	case r.bodies > maxHeldBodies:
+	case r.bodies > maxHeldBodies || r.shared != nil && r.shared.Load() > maxHeldAll:
 		r.refuseHeld(st, refuseBodies)
 	case last || len(h.data) > swap.MaxBody:
 		return r.release(ctx, st)
 	}
 	return nil
+}
+
+// settle tells the run what this connection holds. The mutex is held.
+func (r *h2relay) settle() {
+	if r.shared != nil {
+		r.shared.Add(int64(r.bodies - r.settled))
+	}
+	r.settled = r.bodies
 }
 
 // refuseHeld answers a held request of which nothing was sent.

@@ -22,6 +22,7 @@ func (s *session) serveHTTP2(ctx context.Context) error {
 		return net.ErrClosed
 	}
 	r := newRelay(s.client, up, &sessionJudge{s})
+	r.shared = &s.srv.held
 	r.authority = string(appendAuthority(nil, &s.target))
 	return r.run(ctx)
 }

@@ -183,6 +183,8 @@ func (r *h2relay) closeStreams() {
 		}
 		r.close(st)
 	}
+	r.bodies = 0
+	r.settle()
 	r.client.drop()
 	if r.upstream != nil {
 		r.upstream.drop()

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -85,6 +86,8 @@ type Server struct {
 	budget  *budget.Guard
 	policy  Policy
 	recheck recheck
+
+	held atomic.Int64 // bytes of contents that wait to be judged, see maxHeldAll
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
