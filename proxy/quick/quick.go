@@ -29,6 +29,10 @@ import (
 // some time, and that is what the monitor is for.
 const tellEach = 16
 
+// flags make sure that no call blocks, and that none raises SIGPIPE (which
+// recvfrom(2) never does, and ignores).
+const flags = syscall.MSG_DONTWAIT | syscall.MSG_NOSIGNAL
+
 // Conn is a TCP connection. It is safe for concurrent use, as any net.Conn is.
 type Conn struct {
 	*net.TCPConn // for all but Read and Write
@@ -114,14 +118,14 @@ func (h *half) do(p []byte) (int, error) {
 }
 
 func (h *half) read(fd uintptr) bool {
-	n, again := h.call(syscall.SYS_READ, fd, h.p)
+	n, again := h.call(syscall.SYS_RECVFROM, fd, h.p)
 	h.n = n
 	return !again
 }
 
 func (h *half) write(fd uintptr) bool {
 	for h.n < len(h.p) {
-		n, again := h.call(syscall.SYS_WRITE, fd, h.p[h.n:])
+		n, again := h.call(syscall.SYS_SENDTO, fd, h.p[h.n:])
 		if h.n += n; again || h.errno != 0 {
 			return !again
 		}
@@ -135,10 +139,10 @@ func (h *half) call(trap, fd uintptr, p []byte) (n int, again bool) {
 	for {
 		var got uintptr
 		if h.quiet++; h.quiet < tellEach {
-			got, _, h.errno = syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+			got, _, h.errno = syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags, 0, 0)
 		} else {
 			h.quiet = 0
-			got, _, h.errno = syscall.Syscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+			got, _, h.errno = syscall.Syscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags, 0, 0)
 		}
 		switch h.errno {
 		case 0:
