@@ -57,15 +57,22 @@ func (d *Daemon) decide(ctx context.Context, g *grant, r api.ResolveRequest) (st
 	if err != nil {
 		return e.Name, nil, err
 	}
-	if !e.Binding.Bound() {
+	// Who binds a secret while a run holds it unbound, or allows it to that run, means that run too.
+	binding, standing := e.Binding, !e.Override
+	if !binding.Bound() && !e.Override {
+		if binding = s.effective(); !binding.Bound() {
+			binding, standing = d.allowedTo(g, e.Name), false
+		}
+	}
+	if !binding.Bound() {
 		return e.Name, nil, api.ErrUnbound
 	}
-	if !covers(e.Binding, r) {
+	if !covers(binding, r) {
 		return e.Name, nil, api.ErrHost
 	}
 	// A binding that was narrowed since the grant holds at once. An override of
 	// superserve.yaml stands by itself.
-	if !e.Override && !covers(s.effective(), r) {
+	if standing && !covers(s.effective(), r) {
 		return e.Name, nil, api.ErrHost
 	}
 	value, err := d.value(s)

@@ -83,11 +83,12 @@ type Daemon struct {
 
 	accounts accounts // of what requests have used
 
-	mu     sync.Mutex
-	grants map[string]*grant    // by id, whether their channel is open or not
-	used   map[string]time.Time // by key of the secret, not yet stored
-	values map[string]held      // by key of the secret
-	loaded map[string]loaded    // by key of the secret
+	mu      sync.Mutex
+	allowed map[string]api.Binding // by grant and secret: what one run was allowed
+	grants  map[string]*grant      // by id, whether their channel is open or not
+	used    map[string]time.Time   // by key of the secret, not yet stored
+	values  map[string]held        // by key of the secret
+	loaded  map[string]loaded      // by key of the secret
 
 	collecting atomic.Bool // a collection is to come
 }

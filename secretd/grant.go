@@ -284,6 +284,9 @@ func outcome(err error) string {
 func (d *Daemon) end(g *grant, why string) {
 	d.mu.Lock()
 	delete(d.grants, g.id)
+	for i := range g.Granted {
+		delete(d.allowed, g.id+"/"+g.Granted[i].Name)
+	}
 	g.changes = nil
 	d.mu.Unlock()
 	if err := d.store.Apply(context.Background(), []store.Change{{Key: grantPrefix + g.id, Delete: true, Base: g.revision}}); err != nil {

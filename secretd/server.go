@@ -96,6 +96,7 @@ func (d *Daemon) routes() map[string]route {
 		"PUT /v1/agents/{agent}/secrets":                {d.set, maxSetBody},
 		"DELETE /v1/agents/{agent}/secrets/{name}":      {d.remove, 0},
 		"PUT /v1/agents/{agent}/secrets/{name}/binding": {d.bind, maxBody},
+		"PUT /v1/runs/{run}/secrets/{name}/binding":     {d.bindRun, maxBody},
 		"POST /v1/grants":                               {d.grant, maxBody},
 	}
 }
@@ -153,6 +154,14 @@ func (d *Daemon) bind(ctx context.Context, c *exchange) (any, error) {
 		return nil, err
 	}
 	return struct{}{}, d.Bind(ctx, c.who, c.PathValue("agent"), c.PathValue("name"), b)
+}
+
+func (d *Daemon) bindRun(ctx context.Context, c *exchange) (any, error) {
+	var b api.Binding
+	if err := c.decode(&b); err != nil {
+		return nil, err
+	}
+	return struct{}{}, d.BindRun(ctx, c.who, c.PathValue("run"), c.PathValue("name"), b)
 }
 
 func (d *Daemon) grant(ctx context.Context, c *exchange) (any, error) {

@@ -98,7 +98,13 @@ func (c *Client) Delete(ctx context.Context, agent, name string, now bool) ([]st
 	return reply.Names, err
 }
 
-// Bind replaces the binding of a stored secret. Runs keep what they were granted.
+// BindRun binds a secret that one run holds unbound, for that run alone. Errors wrap api.ErrNotFound and api.ErrDenied.
+func (c *Client) BindRun(ctx context.Context, run, name string, b api.Binding) error {
+	return c.call(ctx, http.MethodPut, "/v1/runs/"+url.PathEscape(run)+"/secrets/"+url.PathEscape(name)+"/binding", b, nil)
+}
+
+// Bind replaces the binding of a stored secret. Runs keep what they were granted; those that hold it unbound may use it
+// from now on.
 func (c *Client) Bind(ctx context.Context, agent, name string, b api.Binding) error {
 	return c.call(ctx, http.MethodPut, secretPath(agent, name)+"/binding", b, nil)
 }
