@@ -28,6 +28,12 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
+	if os.Getenv("SECRETD_NOBODY") != "" {
+		os.Exit(nobody())
+	}
+	if socket := os.Getenv("SECRETD_REUSE"); socket != "" {
+		os.Exit(reuse(socket))
+	}
 	os.Exit(tests(m))
 }
 
