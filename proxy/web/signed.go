@@ -28,6 +28,9 @@ var (
 	}
 )
 
+// maxKeptChunk bounds the buffer that an HTTP/2 connection keeps for signed chunks.
+const maxKeptChunk = 256 << 10
+
 func signedRefusal(err error) *swap.Refusal {
 	switch {
 	case errors.Is(err, sign.ErrChunkSignature):
@@ -122,7 +125,10 @@ func (r *h2relay) lend(st *h2stream) {
 // sendSigned sends what a stream's chunks give out for p. The mutex is held.
 func (r *h2relay) sendSigned(st *h2stream, p []byte, last bool) {
 	before := st.chunks.Held()
-	out, ref := resign(st.chunks, nil, p, last)
+	out, ref := resign(st.chunks, r.signed[:0], p, last)
+	if r.signed = out; cap(out) > maxKeptChunk { // what is sent or queued of it is a copy
+		r.signed = nil
+	}
 	r.bodies += st.chunks.Held() - before
 	switch {
 	case ref != nil:
