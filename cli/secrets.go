@@ -26,7 +26,7 @@ SUPERSERVE_CERT, SUPERSERVE_CERT_KEY and SUPERSERVE_SERVER_CA. See docs/SECRETD.
 		RunE: unknownCommand,
 		Args: cobra.ArbitraryArgs,
 	}
-	cmd.AddCommand(sh.secretsSetCommand(), sh.secretsListCommand(), sh.secretsDeleteCommand(), sh.secretsBindCommand())
+	cmd.AddCommand(sh.secretsSetCommand(), sh.secretsListCommand(), sh.secretsDeleteCommand(), sh.secretsBindCommand(), sh.secretsImportCommand())
 	return cmd
 }
 

@@ -1,9 +1,12 @@
 package files
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -59,12 +62,16 @@ func TestRender(t *testing.T) {
 
 func TestFormatsAreTemplates(t *testing.T) {
 	for _, name := range Formats() {
-		text, err := Text(name, Options{Secret: "MY_ACCESS_KEY_ID"}, []string{"MY_SESSION_TOKEN"})
+		secret := "MY_ACCESS_KEY_ID"
+		if isLogin(name) {
+			secret = "MY_REFRESH_TOKEN"
+		}
+		text, err := Text(name, Options{Secret: secret}, []string{"MY_SESSION_TOKEN"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		tmpl, err := Parse(text)
-		if err != nil || !slices.Contains(tmpl.Names(), "MY_ACCESS_KEY_ID") {
+		if err != nil || !slices.Contains(tmpl.Names(), secret) {
 			t.Errorf("%s: %v, %q", name, err, tmpl.Names())
 		}
 		if name == "aws" && len(tmpl.Names()) != 3 {
@@ -77,11 +84,36 @@ func TestFormatsAreTemplates(t *testing.T) {
 		want   error
 	}{
 		{"nosuch", Options{}, ErrFormat}, {"netrc", Options{}, ErrOption}, {"pgpass", Options{Host: "a.com"}, ErrOption},
-		{"aws", Options{User: "a"}, ErrOption}, {"aws", Options{Secret: "X"}, ErrOption}, {"gh", Options{User: "a\nb: c"}, ErrOption},
+		{"aws", Options{User: "a"}, ErrOption}, {"aws", Options{Secret: "X"}, ErrOption}, {"codex", Options{Secret: "X"}, ErrOption}, {"gh", Options{User: "a\nb: c"}, ErrOption},
 		{"kubeconfig", Options{Secret: "T", Host: `a"`}, ErrOption},
 	} {
 		if _, err := Text(tt.format, tt.o, nil); !errors.Is(err, tt.want) {
 			t.Errorf("%s %+v: got %v, want %v", tt.format, tt.o, err, tt.want)
+		}
+	}
+}
+
+// TestLoginFiles wants JSON that tells the client when its token ends.
+func TestLoginFiles(t *testing.T) {
+	entries := []api.Entry{
+		{Name: "X_REFRESH_TOKEN", Placeholder: "refresh"}, {Name: "X_ACCESS_TOKEN", Placeholder: "access", Expires: time.UnixMilli(1800000000123)},
+		{Name: "X_ID_TOKEN", Placeholder: "id"},
+	}
+	for _, name := range []string{"claude-code", "codex", "gemini-cli"} {
+		text, err := Text(name, Options{Secret: "X_REFRESH_TOKEN"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tmpl, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := tmpl.Render(entries)
+		if err != nil || !json.Valid(got) || !strings.Contains(string(got), `"refresh"`) || !strings.Contains(string(got), `"access"`) {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
+		if name != "codex" && !strings.Contains(string(got), ":1800000000123,") {
+			t.Errorf("%s: %s; want the expiry in milliseconds", name, got)
 		}
 	}
 }

@@ -58,7 +58,10 @@ current-context: default
 `, orHost(o), cmp.Or(o.User, "agent"), o.Secret, cmp.Or(o.User, "agent"))
 	}},
 	// The whole document is the secret, and its placeholder is a document too.
-	"gcp": {secret: "GCP_SERVICE_ACCOUNT_KEY", text: func(o Options, _ []string) string { return "${" + o.Secret + "}" }},
+	"claude-code": {secret: "CLAUDE_CODE_REFRESH_TOKEN", text: claudeCode},
+	"codex":       {secret: "CODEX_REFRESH_TOKEN", user: true, text: codex},
+	"gemini-cli":  {secret: "GEMINI_CLI_REFRESH_TOKEN", text: geminiCLI},
+	"gcp":         {secret: "GCP_SERVICE_ACCOUNT_KEY", text: func(o Options, _ []string) string { return "${" + o.Secret + "}" }},
 }
 
 func orHost(o Options) string { return cmp.Or(o.Host, "${"+o.Secret+".host}") }
@@ -88,6 +91,8 @@ func Text(name string, o Options, secrets []string) (string, error) {
 		return "", fmt.Errorf("%w: %s has no 'user'", ErrOption, name)
 	case name == "aws" && !strings.HasSuffix(o.Secret, "ACCESS_KEY_ID"):
 		return "", fmt.Errorf("%w: the secret of aws is called …ACCESS_KEY_ID", ErrOption)
+	case isLogin(name) && !strings.HasSuffix(o.Secret, refreshEnding):
+		return "", fmt.Errorf("%w: the secret of %s is called …%s", ErrOption, name, refreshEnding)
 	case strings.ContainsFunc(o.User+o.Host, func(r rune) bool { return r <= ' ' || strings.ContainsRune("\"'{}\\#$,", r) || r == 0x7f }):
 		return "", fmt.Errorf("%w: 'host' and 'user' are plain words", ErrOption)
 	}

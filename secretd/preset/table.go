@@ -27,6 +27,13 @@ func models() []provider {
 	return []provider{
 		{"ANTHROPIC_API_KEY", "api.anthropic.com", "header:x-api-key bearer", "sk-ant-api03-"},
 		{"ANTHROPIC_AUTH_TOKEN CLAUDE_CODE_OAUTH_TOKEN", "api.anthropic.com", "bearer", "sk-ant-oat01-"},
+		// The logins of subscriptions: where each tool refreshes, and where it goes with what it gets.
+		{"CLAUDE_CODE_REFRESH_TOKEN", "platform.claude.com console.anthropic.com", "oauth:api.anthropic.com", "sk-ant-ort01-"},
+		{"CLAUDE_CODE_ACCESS_TOKEN", "api.anthropic.com platform.claude.com", "bearer", "sk-ant-oat01-"},
+		{"CODEX_REFRESH_TOKEN", "auth.openai.com", "oauth:chatgpt.com oauth:api.openai.com", ""},
+		{"CODEX_ACCESS_TOKEN CODEX_ID_TOKEN", "chatgpt.com api.openai.com auth.openai.com", "bearer", ""},
+		{"GEMINI_CLI_REFRESH_TOKEN", "oauth2.googleapis.com", "oauth:*.googleapis.com", ""},
+		{"GEMINI_CLI_ACCESS_TOKEN", "*.googleapis.com", "bearer", ""},
 		{"OPENAI_API_KEY CODEX_API_KEY", "api.openai.com", "bearer", "sk-proj-"},
 		{"OPENAI_ADMIN_KEY", "api.openai.com", "bearer", "sk-admin-"},
 		{"AZURE_OPENAI_API_KEY", "*.openai.azure.com *.cognitiveservices.azure.com", "header:api-key bearer", ""},
