@@ -117,15 +117,11 @@ func (sh *shell) run(ctx context.Context, target string, args []string, f runFla
 	if err := f.check(); err != nil {
 		return err
 	}
-	a, m, err := sh.target(ctx, target)
+	a, m, release, err := sh.project(ctx, target, f.workspace)
 	if err != nil {
 		return err
 	}
-	held, err := a.Hold()
-	if err != nil {
-		return err
-	}
-	defer held.Close()
+	defer release()
 	p, err := sh.places()
 	if err != nil {
 		return err
@@ -146,6 +142,57 @@ func (sh *shell) run(ctx context.Context, target string, args []string, f runFla
 		return err
 	}
 	return sh.supervise(ctx, cfg, f)
+}
+
+// project finds the agent of a word, and keeps its snapshot. A folder that is shared for real is not copied first, nor
+// deployed: nobody would look at the copy.
+func (sh *shell) project(ctx context.Context, word, workspace string) (*agent.Agent, *agent.Manifest, func(), error) {
+	if workspace != "" && sameFolder(word, workspace) {
+		a, m, err := sh.shared(word)
+		return a, m, func() {}, err
+	}
+	a, m, err := sh.target(ctx, word)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	held, err := a.Hold()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return a, m, func() { held.Close() }, nil
+}
+
+// shared is the agent of a folder, as it lies there. Another folder's agent of that name keeps its secrets to itself.
+func (sh *shell) shared(dir string) (*agent.Agent, *agent.Manifest, error) {
+	m, err := agent.Load(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	source, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	registry, err := sh.registry()
+	if err != nil {
+		return nil, nil, err
+	}
+	if old, err := registry.Get(m.Name); err == nil && old.Source != source {
+		return nil, nil, fmt.Errorf("agent '%s' is %w: %s", m.Name, errOtherSource, old.Source)
+	}
+	return &agent.Agent{Name: m.Name, Source: source}, m, nil
+}
+
+// sameFolder reports whether a word is the path of a project that is the folder dir.
+func sameFolder(word, dir string) bool {
+	if !strings.ContainsRune(word, filepath.Separator) && word != "." && word != ".." {
+		return false
+	}
+	a, err := os.Stat(word)
+	if err != nil || !a.IsDir() {
+		return false
+	}
+	b, err := os.Stat(dir)
+	return err == nil && os.SameFile(a, b)
 }
 
 // target finds the agent that a word means: a path is a folder, and so is a folder whose name no agent
