@@ -6,7 +6,6 @@ import (
 	"os"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,7 +26,7 @@ type Feature struct {
 // Probe tries everything that Attach needs, by really attaching each program to cgroup, a cgroup2 directory
 // that should be an empty throw-away leaf, and detaching it again. Nothing stays behind.
 func Probe(cgroup *os.File) []Feature {
-	found := []Feature{{"kernel", fmt.Sprintf("Linux %d.%d", floorMajor, floorMinor), supported()}}
+	found := []Feature{{"kernel", fmt.Sprintf("Linux %d.%d", floorMajor, floorMinor), Supported()}}
 	spec, err := loadEgress()
 	if err != nil {
 		return append(found, Feature{"object", "embedded programs", err})
@@ -50,18 +49,22 @@ func Probe(cgroup *os.File) []Feature {
 	return found
 }
 
-// supported refuses kernels below the floor before any program is loaded, so that the answer is about the
-// kernel and not about the first helper that it lacks.
-func supported() error {
-	code, err := features.LinuxVersionCode()
-	if err != nil {
+// Supported refuses kernels below the floor, with ErrNotSupported, before any program is loaded, so that the answer
+// is about the kernel and not about the first helper that it lacks.
+func Supported() error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
 		return fmt.Errorf("read kernel version: %w", err)
 	}
-	return atLeastFloor(code)
+	return atLeastFloor(unix.ByteSliceToString(u.Release[:]))
 }
 
-func atLeastFloor(code uint32) error {
-	major, minor := code>>16, code>>8&0xff
+// atLeastFloor judges a release as uname(2) has it, "6.1.0-26-amd64".
+func atLeastFloor(release string) error {
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("read kernel version %q: %w", release, err)
+	}
 	if major > floorMajor || major == floorMajor && minor >= floorMinor {
 		return nil
 	}

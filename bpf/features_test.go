@@ -11,16 +11,21 @@ import (
 
 func TestKernelFloor(t *testing.T) {
 	for _, test := range []struct {
-		major, minor uint32
-		ok           bool
-	}{{5, 15, false}, {6, 0, false}, {6, 1, true}, {6, 18, true}, {7, 0, true}} {
-		err := atLeastFloor(test.major<<16 | test.minor<<8 | 99)
+		release string
+		ok      bool
+	}{
+		{"5.15.0-105-generic", false}, {"6.0.19", false}, {"2.6.78", false}, {"6.1.0-26-amd64", true}, {"6.18.44", true}, {"7.0-rc1", true}, {"6.10", true},
+	} {
+		err := atLeastFloor(test.release)
 		if (err == nil) != test.ok {
-			t.Errorf("Linux %d.%d: got %v, want supported %v", test.major, test.minor, err, test.ok)
+			t.Errorf("Linux %s: got %v, want supported %v", test.release, err, test.ok)
 		}
 		if err != nil && (!errors.Is(err, ErrNotSupported) || !strings.Contains(err.Error(), "Linux 6.1 or newer")) {
-			t.Errorf("Linux %d.%d: got %q", test.major, test.minor, err)
+			t.Errorf("Linux %s: got %q", test.release, err)
 		}
+	}
+	if err := atLeastFloor("plan9"); err == nil || errors.Is(err, ErrNotSupported) {
+		t.Errorf("a release without numbers: got %v", err)
 	}
 }
 

@@ -84,7 +84,7 @@ func (r *Redirect) Close() error {
 }
 
 func (r *Redirect) load(cfg Config) error {
-	if err := supported(); err != nil {
+	if err := Supported(); err != nil {
 		return err
 	}
 	spec, err := configured(cfg)

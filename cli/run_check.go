@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/superserve/superserve/bpf"
 	"github.com/superserve/superserve/runtime/agent"
 	"github.com/superserve/superserve/runtime/cgroup"
 	"github.com/superserve/superserve/runtime/sandbox"
@@ -20,6 +21,9 @@ func (f *runFlags) check() error {
 	err := errors.Join(f.limits(&cfg), f.reach(&cfg), f.environment(&cfg, &none), f.mount(&cfg, &agent.Agent{}, &none),
 		checkFolder("rootfs", f.rootfs), checkFolder("workspace", f.workspace))
 	if err != nil {
+		return err
+	}
+	if err := bpf.Supported(); err != nil {
 		return err
 	}
 	_, err = cgroup.Find()

@@ -35,6 +35,10 @@ func TestMachineThatLacks(t *testing.T) {
 			c.Args = append([]string{"sh", "-c", script, c.Path}, c.Args[1:]...)
 			c.Path = "/bin/sh"
 		}, "Error: no cgroup2 is mounted\nhint: see `superserve doctor`\n"},
+		{"kernel of today", func(c *exec.Cmd) {
+			c.Args = append([]string{"setarch", "--uname-2.6", c.Path}, c.Args[1:]...) // personality(2), UNAME26
+			c.Path = "/usr/bin/setarch"
+		}, oldKernel},
 	}
 	for _, tt := range tests {
 		t.Run("it says that there is no "+tt.name, func(t *testing.T) {
@@ -49,6 +53,9 @@ func TestMachineThatLacks(t *testing.T) {
 	}
 	w.wantNoAgents(t)
 }
+
+// oldKernel is what is said on a kernel that calls itself 2.6.
+const oldKernel = "Error: kernel 2.6: not supported by this kernel: superserve needs Linux 6.1 or newer with CONFIG_CGROUP_BPF\nhint: see `superserve doctor`\n"
 
 // wantNoAgents fails if a folder was deployed.
 func (w *world) wantNoAgents(t *testing.T) {
