@@ -4,12 +4,18 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestProxyDeathEndsTheRun kills the proxy under a running agent: no network is left, and no run either.
@@ -149,4 +155,85 @@ func (w *world) withoutResolver(t *testing.T, dir string) result {
 	cmd.Args = append([]string{"sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, conf, cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = "/bin/sh"
 	return w.finish(cmd, "")
+}
+
+// silentTLS listens and takes connections, and says nothing to a TLS hello.
+func silentTLS(t *testing.T) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// silentTCP listens with a queue that is full, so that the kernel answers no further SYN (tcp(7)).
+func silentTCP(t *testing.T) (port int) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	err = errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port = at.(*unix.SockaddrInet4).Port
+	for range 4 {
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 200*time.Millisecond)
+		if err != nil {
+			return port // it is full
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	t.Fatal("the queue of a listener does not fill")
+	return 0
+}
+
+// TestSilentUpstreams has upstreams that answer no SYN and no TLS hello, at once, since each takes the proxy's whole
+// patience of 10 s: the agent reads a 504 and why.
+func TestSilentUpstreams(t *testing.T) {
+	w := newWorld(t, "api.openai.com", "api.anthropic.com")
+	w.set("plain", "OPENAI_API_KEY", openaiKey)
+	w.set("plain", "ANTHROPIC_API_KEY", openaiKey)
+	const ask = `ask() { curl -sS -w " %{http_code} $1\n" -o "/tmp/$1" -D "/tmp/$1.head" -H "$2" "https://$1/x" > "/tmp/$1.code"; cat "/tmp/$1" "/tmp/$1.code"; }
+ask api.openai.com "Authorization: Bearer $OPENAI_API_KEY" > /tmp/1 &
+ask api.anthropic.com "x-api-key: $ANTHROPIC_API_KEY" > /tmp/2
+wait
+cat /tmp/1 /tmp/2
+`
+	dir := agentProject(t, ask, "secrets: [OPENAI_API_KEY, ANTHROPIC_API_KEY]\n")
+	began := time.Now()
+	r := w.superserve("", "run", "-q", "--resolve", fmt.Sprintf("api.openai.com:443:127.0.0.1:%d", silentTLS(t)),
+		"--resolve", fmt.Sprintf("api.anthropic.com:443:127.0.0.1:%d", silentTCP(t)), dir)
+	took := time.Since(began)
+	for _, host := range []string{"api.openai.com", "api.anthropic.com"} {
+		answer := ""
+		for line := range strings.Lines(r.stdout) {
+			if strings.HasSuffix(line, " "+host+"\n") {
+				answer = line
+			}
+		}
+		if !strings.Contains(answer, `"upstream_timeout"`) || !strings.Contains(answer, " 504 ") {
+			t.Errorf("%s: the agent saw %q, want 504 and upstream_timeout\nstderr: %s", host, r.stdout, r.stderr)
+		}
+	}
+	if took < 9*time.Second || took > patience {
+		t.Errorf("it took %v, want about 10 s", took)
+	}
 }
