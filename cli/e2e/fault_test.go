@@ -222,14 +222,8 @@ cat /tmp/1 /tmp/2
 	r := w.superserve("", "run", "-q", "--resolve", fmt.Sprintf("api.openai.com:443:127.0.0.1:%d", silentTLS(t)),
 		"--resolve", fmt.Sprintf("api.anthropic.com:443:127.0.0.1:%d", silentTCP(t)), dir)
 	took := time.Since(began)
-	for _, host := range []string{"api.openai.com", "api.anthropic.com"} {
-		answer := ""
-		for line := range strings.Lines(r.stdout) {
-			if strings.HasSuffix(line, " "+host+"\n") {
-				answer = line
-			}
-		}
-		if !strings.Contains(answer, `"upstream_timeout"`) || !strings.Contains(answer, " 504 ") {
+	for host, what := range map[string]string{"api.openai.com": "the TLS handshake with ", "api.anthropic.com": "no connection to "} {
+		if !strings.Contains(r.stdout, what+host) || !strings.Contains(r.stdout, " 504 "+host+"\n") || strings.Count(r.stdout, `"upstream_timeout"`) != 2 {
 			t.Errorf("%s: the agent saw %q, want 504 and upstream_timeout\nstderr: %s", host, r.stdout, r.stderr)
 		}
 	}
