@@ -23,8 +23,9 @@ const (
 // commands reads a client's commands. What is no login goes to out as it came, strictly
 // framed: a length that a server reads otherwise would hide a login in a value.
 type commands struct {
-	in  *bufio.Reader
-	out *bufio.Writer
+	in   *bufio.Reader
+	out  *bufio.Writer
+	head []byte // how the current command began
 }
 
 var errCommand = login.Malformed("the client's commands are malformed")
@@ -46,23 +47,22 @@ func (c *commands) next() ([][]byte, error) {
 		_, err := c.out.Write(line)
 		return nil, err
 	}
-	head := append([]byte(nil), line...)
+	c.head = append(c.head[:0], line...)
 	line, size, err := c.number('$', maxBulk)
 	if err != nil {
 		return nil, err
 	}
-	if size != int64(len("AUTH")) && size != int64(len("HELLO")) {
-		return nil, c.pass(append(head, line...), size, n-1)
+	c.head = append(c.head, line...)
+	if size == int64(len("AUTH")) || size == int64(len("HELLO")) {
+		name, err := c.in.Peek(int(size))
+		if err != nil {
+			return nil, err
+		}
+		if logsIn(name) {
+			return c.hold(size, n-1)
+		}
 	}
-	line = append([]byte(nil), line...)
-	name, err := c.in.Peek(int(size))
-	if err != nil {
-		return nil, err
-	}
-	if !logsIn(name) {
-		return nil, c.pass(append(head, line...), size, n-1)
-	}
-	return c.hold(size, n-1)
+	return nil, c.pass(size, n-1)
 }
 
 func logsIn(name []byte) bool {
@@ -95,9 +95,10 @@ func (c *commands) number(kind byte, most int64) (line []byte, n int64, err erro
 	return line, n, nil
 }
 
-// pass writes head, a bulk of size bytes that is next, and more bulks after it.
-func (c *commands) pass(head []byte, size, more int64) error {
-	if _, err := c.out.Write(head); err != nil {
+// pass writes the command's head, a bulk of size bytes that is next, and more bulks
+// after it.
+func (c *commands) pass(size, more int64) error {
+	if _, err := c.out.Write(c.head); err != nil {
 		return err
 	}
 	for {
@@ -141,13 +142,14 @@ func (c *commands) copy(size int64) error {
 }
 
 func (c *commands) lineEnd() error {
-	var end [2]byte
-	if _, err := io.ReadFull(c.in, end[:]); err != nil {
+	end, err := c.in.Peek(2)
+	if err != nil {
 		return err
 	}
-	if end != [2]byte{'\r', '\n'} {
+	if end[0] != '\r' || end[1] != '\n' {
 		return errCommand
 	}
+	_, _ = c.in.Discard(2) // they are there
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -321,4 +322,21 @@ func FuzzCommands(f *testing.F) {
 			}
 		}
 	})
+}
+
+// BenchmarkCommands reads commands as redis-benchmark sends them.
+func BenchmarkCommands(b *testing.B) {
+	text := bytes.Repeat([]byte("*3\r\n$3\r\nSET\r\n$16\r\nkey:__rand_int__\r\n$3\r\nVXK\r\n"), 1000)
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		c := &commands{in: bufio.NewReaderSize(bytes.NewReader(text), bufferSize), out: bufio.NewWriter(io.Discard)}
+		for {
+			if _, err := c.next(); err == io.EOF {
+				break
+			} else if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
 }
