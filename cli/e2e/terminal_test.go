@@ -51,6 +51,7 @@ func TestRunOnATerminal(t *testing.T) {
 		code                         int
 	}{
 		{"gives the agent one of its size", "test -t 0 && test -t 2 && stty size", "\x00", "", nil, "33 99\r\n", 0},
+		{"gives the agent one that has no name but /dev/tty", "stty -F /dev/tty size; tty; script -qc tty /dev/null", "\x00", "", nil, "33 99\r\nnot a tty\r\n/dev/pts/0\r\n", 0},
 		{"passes what is typed", "printf 'name? '; read x; echo hi $x", "name? ", "ann\r", nil, "hi ann\r\n", 0},
 		{"passes Ctrl-C to the agent", "trap 'exit 9' INT; printf 'go? '; while :; do sleep 0.1; done", "go? ", "\x03", nil, "", 9},
 		{"gives none when asked not to", "test -t 0 || test -t 1 || echo none", "\x00", "", []string{"-t=false", "-i=false"}, "none", 0},
