@@ -1,7 +1,7 @@
 package redact
 
 // arena holds the copies of keys, so that they lie in few blocks and can be wiped
-// together.
+// together: see copies.
 type arena struct {
 	blocks [][]byte
 	free   []byte
@@ -32,11 +32,4 @@ func (a *arena) copy(b []byte) []byte {
 	c := a.take(len(b))
 	copy(c, b)
 	return c
-}
-
-func (a *arena) wipe() {
-	for _, b := range a.blocks {
-		clear(b)
-	}
-	*a = arena{}
 }

@@ -12,6 +12,7 @@ package redact
 import (
 	"bytes"
 	"crypto/subtle"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/superserve/superserve/secretd/api"
@@ -73,8 +74,8 @@ type key struct {
 }
 
 // New returns the Set of the current values of pairs, which takes 10–50 µs a key.
-// A key that is gone (nil) or shorter than MinKey is left out. Close wipes the
-// copies.
+// A key that is gone (nil) or shorter than MinKey is left out. The copies are
+// wiped when the Set and its Streams are collected.
 func New(pairs []Pair) *Set { return build(&Set{probes: new(atomic.Int32)}, pairs) }
 
 // With returns a Set that covers s and the current values of pairs: s itself when
@@ -144,7 +145,23 @@ func build(old *Set, pairs []Pair) *Set {
 		s.addForms(k)
 	}
 	s.index()
+	// There is no Close: who shares a Set knows nothing of the others.
+	runtime.AddCleanup(s, copies.wipe, copies{s.arena.blocks, s.table.slots})
 	return s
+}
+
+// copies are where a Set has copies of keys. They are wiped when nothing uses the Set
+// any more.
+type copies struct {
+	blocks [][]byte
+	slots  []slot
+}
+
+func (c copies) wipe() {
+	for _, b := range c.blocks {
+		clear(b)
+	}
+	clear(c.slots)
 }
 
 func passing(is bool) int {
@@ -162,20 +179,13 @@ func (s *Set) take(k key) {
 // Empty reports whether there is nothing to search for.
 func (s *Set) Empty() bool { return s == nil || len(s.forms) == 0 }
 
-// Close wipes every copy of a key that the Set holds. No Stream of the Set may be
-// used any more.
-func (s *Set) Close() {
-	s.arena.wipe()
-	clear(s.table.slots)
-	*s = Set{probes: s.probes}
-}
-
 // Value redacts a complete value, such as that of a header field. It returns p
 // itself when there is nothing to hide, else a new slice of the same length.
 func (s *Set) Value(p []byte) []byte {
 	if s.Empty() {
 		return p
 	}
+	defer runtime.KeepAlive(s) // its keys lie in memory that is wiped with it
 	st := Stream{set: s}
 	if st.find(p); len(st.hits) == 0 {
 		return p

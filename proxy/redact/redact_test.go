@@ -9,8 +9,12 @@ import (
 	"html"
 	"html/template"
 	"net/url"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+	"unsafe"
 
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -368,21 +372,31 @@ func TestSurroundingsAreBounded(t *testing.T) {
 	}
 }
 
-func TestClose(t *testing.T) {
+func TestKeysAreWiped(t *testing.T) {
 	s := New([]Pair{pair("the-real-key-0123456789", "mARKeR01")})
-	blocks := s.arena.blocks
-	needles := s.forms
-	s.Close()
-	for _, b := range blocks {
-		if len(bytes.Trim(b, "\x00")) > 0 {
-			t.Fatal("a block of the arena is not wiped")
-		}
-	}
-	for i := range needles {
-		if len(bytes.Trim(needles[i].needle, "\x00")) > 0 {
+	blocks, slots := s.arena.blocks, s.table.slots
+	for i := range s.forms {
+		if !slices.ContainsFunc(blocks, func(b []byte) bool { return within(b, s.forms[i].needle) }) {
 			t.Fatalf("form %d lies outside the arena", i)
 		}
 	}
+	runtime.KeepAlive(s)
+	for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		runtime.GC()
+		clean := !slices.ContainsFunc(blocks, func(b []byte) bool { return len(bytes.Trim(b, "\x00")) > 0 })
+		if clean && !slices.ContainsFunc(slots, func(s slot) bool { return s != slot{} }) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("a copy of the key is not wiped")
+		}
+	}
+}
+
+// within reports whether p is a part of block's memory.
+func within(block, p []byte) bool {
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(p))) - uintptr(unsafe.Pointer(unsafe.SliceData(block)))
+	return at < uintptr(len(block))
 }
 
 func TestEmpty(t *testing.T) {
@@ -427,7 +441,7 @@ func FuzzStream(f *testing.F) {
 		}
 		// A placeholder that no form of the key can be made of.
 		s := New([]Pair{{Secret: func() []byte { return key }, Placeholder: "\x00\x01\x02\x03\x00\x01\x02\x03", Before: "u:"}})
-		defer s.Close()
+		defer runtime.KeepAlive(s)
 		for _, form := range s.forms {
 			if bytes.ContainsAny(form.needle, "\x00\x01\x02\x03") {
 				return

@@ -3,6 +3,7 @@ package redact
 import (
 	"bytes"
 	"encoding/binary"
+	"runtime"
 	"slices"
 )
 
@@ -53,6 +54,7 @@ func (st *Stream) Append(dst, p []byte) []byte {
 	if st.set.Empty() && len(st.held) == 0 {
 		return append(dst, p...)
 	}
+	defer runtime.KeepAlive(st.set) // its keys lie in memory that is wiped with it
 	in := p
 	if len(st.held) > 0 {
 		st.held = append(st.held, p...)
@@ -73,6 +75,7 @@ func (st *Stream) Clean(p []byte) bool {
 	if len(st.held) > 0 {
 		return false
 	}
+	defer runtime.KeepAlive(st.set)
 	open := st.find(p)
 	return open.form == nil && len(st.hits) == 0 && !st.set.Probed()
 }
@@ -87,6 +90,7 @@ func (st *Stream) Flush(dst []byte) []byte {
 	if len(st.held) == 0 {
 		return dst
 	}
+	defer runtime.KeepAlive(st.set)
 	st.find(st.held)
 	st.guess(st.held, opening{start: len(st.held)})
 	base := len(dst)

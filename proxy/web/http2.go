@@ -143,9 +143,6 @@ func (r *h2relay) run(ctx context.Context) error {
 	_ = r.client.conn.Close()
 	r.decoders.Wait()
 	r.closeStreams()
-	if r.set != nil {
-		r.set.Close()
-	}
 	if recErr := r.report(); err == nil {
 		err = recErr
 	}
