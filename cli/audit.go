@@ -38,7 +38,7 @@ func (sh *shell) auditCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the records as they are, a JSON object a line")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes, until the run ends or for ever")
-	cmd.AddCommand(sh.auditVerifyCommand())
+	cmd.AddCommand(sh.auditVerifyCommand(), sh.auditPruneCommand())
 	return cmd
 }
 

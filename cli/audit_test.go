@@ -162,3 +162,50 @@ func TestAuditVerify(t *testing.T) {
 		t.Errorf("a log that is gone: %d\n%s", code, out)
 	}
 }
+
+// TestAuditPrune: old logs that are whole go, and verification knows; young ones, and one that was changed, stay.
+func TestAuditPrune(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	state, log := auditedState(t)
+	logs := func() int {
+		all, err := sandbox.AuditLogs(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	if _, errs, code := said(t, state, "audit", "prune"); code != 1 || !strings.Contains(errs, "missing --days N") {
+		t.Errorf("without days: code %d, %q", code, errs)
+	}
+	if out, errs, code := said(t, state, "audit", "prune", "--days", "36500"); code != 0 || logs() != 2 {
+		t.Errorf("nothing is that old: code %d, %q %q, %d logs", code, out, errs, logs())
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(log, bytes.Replace(text, []byte("api.x.com"), []byte("api.y.com"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+	var o, e bytes.Buffer
+	sh := &shell{in: os.Stdin, out: &o, err: &e, state: state}
+	if err := sh.auditPrune(before); !errors.Is(err, errChanged) || logs() != 1 {
+		t.Errorf("with a changed log: %v, %d logs, %q", err, logs(), e.String())
+	}
+	if err := os.WriteFile(log, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := sh.auditPrune(before); err != nil || logs() != 0 {
+		t.Errorf("with good logs: %v, %d logs", err, logs())
+	}
+	out, errs, code := said(t, state, "audit", "verify")
+	if code != 0 || strings.Count(out, "removed by audit prune") != 2 {
+		t.Errorf("afterwards: code %d, %q %q", code, out, errs)
+	}
+}

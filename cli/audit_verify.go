@@ -118,6 +118,8 @@ func (sh *shell) showFindings(f auditFindings) error {
 		switch {
 		case r.Fault != "":
 			state = r.Fault
+		case r.Pruned:
+			state = "removed by audit prune"
 		case !r.Ended && r.Log != "secretd":
 			state = "whole so far"
 		}

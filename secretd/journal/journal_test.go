@@ -402,3 +402,57 @@ func processor() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// TestPrune: a log that was taken away by who holds the key is no fault, one that has not ended stays, and one that
+// somebody else takes away after all still shows.
+func TestPrune(t *testing.T) {
+	p := sealed(t)
+	_, before := p.report(t)
+	if err := Prune(p.key, p.log); err != nil {
+		t.Fatal(err)
+	}
+	r, found := p.report(t)
+	if want := (Report{Log: "a.jsonl", Agent: "agent", Sealed: 10, Seals: 4, Ended: true, Pruned: true}); r != want || !found.Good() {
+		t.Errorf("%+v, want %+v; list: %q", r, want, found.Fault)
+	}
+	if has, err := Has(p.dir, p.key, before.Head); !has || err != nil {
+		t.Errorf("the list is another: %v, %v", has, err)
+	}
+	if err := os.WriteFile(p.log, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, _ := p.report(t); r.Fault == "" {
+		t.Error("an empty log in the place of a pruned one is good")
+	}
+
+	open := newPlace(t)
+	l := open.open(t, nil)
+	appendAll(t, l, 0, 3)
+	if err := errors.Join(l.Flush(), NewSealer(open.key, open.log, "agent").Seal(false)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Prune(open.key, open.log); !errors.Is(err, ErrNotEnded) {
+		t.Errorf("a log that goes on: %v, want ErrNotEnded", err)
+	}
+	if _, err := os.Stat(open.log); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPruneGoesOn: who was killed between the seal and the end of the file left a log that is good, and is pruned.
+func TestPruneGoesOn(t *testing.T) {
+	p := sealed(t)
+	text, _ := os.ReadFile(p.log)
+	if err := errors.Join(Prune(p.key, p.log), os.WriteFile(p.log, text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if r, found := p.report(t); r.Fault != "" || r.Lines != 10 || !found.Good() {
+		t.Errorf("%+v", r)
+	}
+	if err := Prune(p.key, p.log); err != nil {
+		t.Error(err)
+	}
+	if r, found := p.report(t); !r.Pruned || r.Seals != 4 || !found.Good() {
+		t.Errorf("%+v", r)
+	}
+}

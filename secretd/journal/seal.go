@@ -37,6 +37,8 @@ type Seal struct {
 	Digest string `json:"digest"`
 	// End is true in the last seal of a log: nothing follows.
 	End bool `json:"end,omitempty"`
+	// Pruned is true in a seal that says that the log was taken away, see Prune. It has no Digest.
+	Pruned bool `json:"pruned,omitempty"`
 	// Prev is the Head of the list before this seal, "" for the first.
 	Prev string `json:"prev,omitempty"`
 }

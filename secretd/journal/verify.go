@@ -27,6 +27,7 @@ type Report struct {
 	Sealed uint64 // of which a seal speaks
 	Seals  int
 	Ended  bool   // the last seal says that nothing follows
+	Pruned bool   // the log was taken away by Prune, with Sealed lines
 	Fault  string // the first thing that is wrong, "" when all is well
 }
 
@@ -109,6 +110,13 @@ func logs(dir string, sealed map[string][]Seal) ([]string, error) {
 
 func (r *Report) verify(dir string, key [KeySize]byte, seals []Seal) error {
 	f, err := os.Open(filepath.Join(dir, r.Log))
+	if n := len(seals); n > 0 && seals[n-1].Pruned {
+		if errors.Is(err, os.ErrNotExist) {
+			r.Pruned, r.Ended, r.Seals, r.Sealed = true, true, n, seals[n-1].Lines
+			return nil
+		}
+		seals = seals[:n-1] // killed before the file was gone
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		r.Fault = fmt.Sprintf("the log is gone; it had %d lines", seals[len(seals)-1].Lines)
 		return nil
