@@ -185,3 +185,39 @@ func FuzzResponse(f *testing.F) {
 		}
 	})
 }
+
+// FuzzPackets: whatever comes in whatever pieces, no packet is longer than maxPacket, and the look for a second login
+// says the same however the bytes are cut.
+func FuzzPackets(f *testing.F) {
+	f.Add([]byte("\x01\x00\x00\x00\x0e"), byte(3))
+	f.Add([]byte("\x02\x00\x00\x00\x11a\xff\xff\xff\x01"), byte(1))
+	f.Fuzz(func(t *testing.T, in []byte, size byte) {
+		client, server := net.Pipe()
+		defer server.Close()
+		go func() {
+			client.Write(in)
+			client.Close()
+		}()
+		p := &packets{side: server}
+		for {
+			body, err := p.read()
+			if len(body) > maxPacket {
+				t.Fatalf("a packet of %d bytes", len(body))
+			}
+			if err != nil {
+				break
+			}
+		}
+		var whole, cut framer
+		wantErr := whole.look(in)
+		var err error
+		for rest := in; len(rest) > 0 && err == nil; {
+			n := min(len(rest), int(size)+1)
+			err = cut.look(rest[:n])
+			rest = rest[n:]
+		}
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("whole: %v, in pieces of %d: %v", wantErr, int(size)+1, err)
+		}
+	})
+}
