@@ -262,7 +262,10 @@ func methodName(m []byte) string {
 // that nothing came back on a parked connection.
 func (r *h1relay) attempt(ctx context.Context) (again, keep bool, err error) {
 	plan, ref := r.s.srv.swap.JudgeRequest(ctx, r.s.target,
-		swap.Request{Method: r.event.Method, Target: r.req.target, Fields: r.req.fields, Content: r.held.content(nil), Body: r.held.plain})
+		swap.Request{
+			Method: r.event.Method, Target: r.req.target, Fields: r.req.fields,
+			Content: r.held.content(nil), Cut: r.hasContent() && !r.held.whole, Body: r.held.plain,
+		})
 	if ref == nil {
 		ref = r.req.checkEdits(plan)
 	}

@@ -21,6 +21,7 @@ type held struct {
 	plain []byte // what is judged; nil: nothing
 
 	counted int // bytes of data that the run knows of
+	limit   int // how long data may become and be judged
 }
 
 // count tells the run what is held, and reports whether it may be.
@@ -39,13 +40,13 @@ func (r *h1relay) letGo() {
 	r.held = held{data: r.held.data[:0]}
 }
 
-// hold reads the content where a binding may have placed a secret in it. One that is
-// longer than swap.MaxBody is relayed as it is: it is no sign-in.
+// hold reads the content where a binding may have placed a secret in it, or a signature
+// covers it. One that is longer than swap.BodyLimit is relayed as it is: it is no sign-in.
 func (r *h1relay) hold() (*swap.Refusal, error) {
-	switch {
-	case r.req.body == bodyNone, r.req.websocket, r.req.length > swap.MaxBody,
-		r.req.body == bodyLength && r.req.length == 0,
-		!r.s.srv.swap.WantsBody(&r.s.target, r.req.fields):
+	if !r.hasContent() || r.req.websocket || r.req.length > swap.MaxSigned || !r.s.srv.swap.WantsBody(&r.s.target, r.req.fields) {
+		return nil, nil
+	}
+	if r.held.limit = r.s.srv.swap.BodyLimit(&r.s.target, r.req.fields); r.req.length > int64(r.held.limit) {
 		return nil, nil
 	}
 	if r.req.expect {
@@ -61,16 +62,20 @@ func (r *h1relay) hold() (*swap.Refusal, error) {
 	if ref, err := r.gather(); ref != nil || err != nil {
 		return ref, err
 	}
-	if r.held.whole {
+	if r.held.whole && len(r.held.data) <= swap.MaxBody {
 		r.held.plain, r.held.coded = plainContent(r.held.data, r.req.fields)
 	}
 	return nil, r.in.conn.SetReadDeadline(time.Time{})
 }
 
+func (r *h1relay) hasContent() bool {
+	return r.req.body == bodyChunked || r.req.body == bodyLength && r.req.length > 0
+}
+
 // gather reads until the content is whole or too long.
 func (r *h1relay) gather() (*swap.Refusal, error) {
 	for {
-		if ref := r.collect(); ref != nil || r.held.whole || len(r.held.data) > swap.MaxBody {
+		if ref := r.collect(); ref != nil || r.held.whole || len(r.held.data) > r.held.limit {
 			return ref, nil
 		}
 		if !r.count(len(r.held.data)) {
@@ -92,7 +97,7 @@ func (r *h1relay) collect() *swap.Refusal {
 		h.whole = int64(len(h.data)) == r.req.length
 		return nil
 	}
-	for len(h.data) <= swap.MaxBody {
+	for len(h.data) <= h.limit {
 		event, n := r.body.next(r.in.bytes())
 		part := r.in.bytes()[:n]
 		r.in.consume(n)

@@ -7,6 +7,9 @@ import (
 	"github.com/superserve/superserve/proxy/web/sign"
 )
 
+// maxJoined is the longest content that was held whole and is copied behind its head.
+const maxJoined = 2 << 20
+
 // send writes the request's head, with as much of its body as is here already,
 // and starts the upload of the rest. A failing write is not reported: the
 // upstream may have answered before it closed, and reading tells.
@@ -17,13 +20,18 @@ func (r *h1relay) send(plan *swap.Plan) *swap.Refusal {
 		content = r.held.content(plan)
 		r.req.reframe(len(content), plan.Body() && r.held.coded)
 	}
-	need += len(content) + len(r.held.data)
+	large := len(content) > maxJoined && !plan.Body()
+	if !large {
+		need += len(content) + len(r.held.data)
+	}
 	if cap(r.out) < need {
 		r.out = make([]byte, 0, need)
 	}
 	narrow := plan != nil || !r.s.set.Empty()
 	out := r.req.appendTo(r.out[:0], &r.s.target, plan, narrow)
-	out = append(out, content...)
+	if !large {
+		out = append(out, content...)
+	}
 	if plan.Body() {
 		clear(content)
 	}
@@ -39,6 +47,10 @@ func (r *h1relay) send(plan *swap.Plan) *swap.Refusal {
 	}
 	n, err := r.up.conn.Write(out)
 	r.event.Sent += int64(n)
+	if large && err == nil {
+		n, err = r.up.conn.Write(content)
+		r.event.Sent += int64(n)
+	}
 	if plan != nil {
 		clear(out)
 		r.cover(plan)

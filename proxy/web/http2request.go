@@ -152,6 +152,7 @@ func (r *h2relay) decide(ctx context.Context, st *h2stream, req *h2request, cont
 	r.arena = append(r.arena, req.path...) // fields may stay behind in a smaller one
 	plan, ref := r.judge.credentials(ctx, swap.Request{
 		Method: req.method, Host: req.authority, Target: r.arena[at:], Fields: fields, Content: content, Body: body,
+		Cut: !st.clientDone || st.held != nil && len(st.held.data) > swap.MaxBody,
 	})
 	if ref != nil || plan == nil {
 		return nil, ref

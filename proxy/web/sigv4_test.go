@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/swap"
@@ -68,31 +69,43 @@ func TestSignedRequests(t *testing.T) {
 		}
 		io.WriteString(w, "verified "+v.Access)
 	}
-	f := func(t *testing.T, c *http.Client) {
-		for _, body := range []string{"", "{}", strings.Repeat("x", 700<<10)} {
-			req := newRequest(t, "POST", "/a/b?c=d", strings.NewReader(body))
-			req.Header.Set("X-Amz-Date", date)
-			req.Header.Set("Accept-Encoding", "gzip, br")
-			v := sign.V4{Access: awsID, Scope: scope, Time: date, Signed: []string{"accept-encoding", "host", "x-amz-date"}}
-			payloads := v.Payloads(nil, []byte(body))
-			signature := v.Sign(&sign.Request{Method: "POST", Target: []byte("/a/b?c=d"), Header: headerOf(req), Payload: payloads[0]}, []byte(awsSecret))
-			req.Header.Set("Authorization", sign.Algorithm+" Credential="+awsID+"/"+scope+", SignedHeaders="+strings.Join(v.Signed, ";")+", Signature="+signature)
-			res, err := c.Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			answer, _ := io.ReadAll(res.Body)
-			res.Body.Close()
+	post := func(t *testing.T, c *http.Client, body string) (*http.Response, []byte) {
+		req := newRequest(t, "POST", "/a/b?c=d", strings.NewReader(body))
+		req.Header.Set("X-Amz-Date", date)
+		req.Header.Set("Accept-Encoding", "gzip, br")
+		if len(body) > swap.MaxSigned {
+			req.Header.Set("Expect", "100-continue") // else it still writes when the answer comes
+		}
+		v := sign.V4{Access: awsID, Scope: scope, Time: date, Signed: []string{"accept-encoding", "host", "x-amz-date"}}
+		payloads := v.Payloads(nil, []byte(body))
+		signature := v.Sign(&sign.Request{Method: "POST", Target: []byte("/a/b?c=d"), Header: headerOf(req), Payload: payloads[0]}, []byte(awsSecret))
+		req.Header.Set("Authorization", sign.Algorithm+" Credential="+awsID+"/"+scope+", SignedHeaders="+strings.Join(v.Signed, ";")+", Signature="+signature)
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		return res, answer
+	}
+	f := func(t *testing.T, c *http.Client, most, long int) {
+		for _, n := range []int{0, 2, 700 << 10, most} {
+			res, answer := post(t, c, strings.Repeat("x", n))
 			if res.StatusCode != 200 || bytes.Contains(answer, []byte(awsRealID)) {
-				t.Errorf("%d bytes: got %d %.200s", len(body), res.StatusCode, answer)
+				t.Errorf("%d bytes: got %d %.200s", n, res.StatusCode, answer)
 			}
+		}
+		if res, answer := post(t, c, strings.Repeat("x", long)); res.Header.Get("X-Superserve-Error") != swap.ReasonLong {
+			t.Errorf("%d bytes: got %d %.200s", long, res.StatusCode, answer)
 		}
 	}
 	t.Run("http1", func(t *testing.T) {
 		rig := newH1Rig(t)
 		rig.server.swap = awsSwapper()
 		rig.handle(verify)
-		f(t, rig.client())
+		c := rig.client()
+		c.Transport.(*http.Transport).ExpectContinueTimeout = 10 * time.Second
+		f(t, c, 9<<20, swap.MaxSigned+1)
 		for _, e := range rig.records.all() {
 			if e.Kind == audit.Credential && e.Secret == "AWS_SECRET_ACCESS_KEY" {
 				return
@@ -104,6 +117,6 @@ func TestSignedRequests(t *testing.T) {
 		rig := newH2Rig(t)
 		rig.server.swap = awsSwapper()
 		rig.handle(verify)
-		f(t, rig.client())
+		f(t, rig.client(), swap.MaxBody, swap.MaxBody+(64<<10))
 	})
 }
