@@ -95,14 +95,14 @@ func (p *Pacer) pace(ctx context.Context) {
 		if runtime.GOMAXPROCS(0) != g.now+1 {
 			runtime.GOMAXPROCS(g.now + 1)
 		}
-		used, at := processTime(), time.Now()
+		used, at, beats := processTime(), time.Now(), p.beats.Load()
 		for range judgeNaps {
 			hold(nap)
 			if end.after(p.beats.Load()) {
 				return
 			}
 		}
-		g.judge(processTime()-used, time.Since(at))
+		g.judge(processTime()-used, time.Since(at), p.beats.Load()-beats)
 	}
 }
 

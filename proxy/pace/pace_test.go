@@ -128,27 +128,34 @@ func TestEbb(t *testing.T) {
 }
 
 func TestGovernor(t *testing.T) {
-	type tick struct{ percent, times, want int }
+	type tick struct{ percent, beats, times, want int }
+	const full, tried = fullTicks, gainTicks
 	for name, test := range map[string]struct {
 		most  int
 		ticks []tick
 	}{
-		"it stays at one for what one can do":  {8, []tick{{80, 100, 1}}},
-		"it ignores a moment":                  {8, []tick{{100, fullTicks - 1, 1}, {80, 1, 1}, {100, fullTicks - 1, 1}}},
-		"it doubles while all are busy":        {8, []tick{{95, fullTicks, 2}, {190, fullTicks, 4}, {390, fullTicks, 8}}},
-		"it takes no more than there are":      {3, []tick{{95, fullTicks, 2}, {190, fullTicks, 3}, {300, 10 * fullTicks, 3}}},
-		"it keeps what is half used":           {4, []tick{{95, fullTicks, 2}, {100, 100, 2}}},
-		"it halves after a second of less":     {4, []tick{{95, fullTicks, 2}, {60, halfTicks - 1, 2}, {60, 1, 1}}},
-		"it counts anew after a busier moment": {4, []tick{{95, fullTicks, 2}, {60, halfTicks - 1, 2}, {90, 1, 2}, {60, halfTicks - 1, 2}}},
+		"it stays at one for what one can do": {8, []tick{{90, 100, 100, 1}}},
+		"it ignores a moment":                 {8, []tick{{100, 100, full - 1, 1}, {80, 100, 1, 1}, {100, 100, full - 1, 1}}},
+		"it doubles while that brings more": {8, []tick{
+			{99, 100, full, 2}, {190, 190, tried, 2}, {199, 190, full, 4}, {390, 350, tried, 4}, {399, 350, full, 8}}},
+		"it takes no more than there are":         {3, []tick{{99, 100, full, 2}, {190, 190, tried, 2}, {199, 190, full, 3}, {299, 280, 100, 3}}},
+		"it goes back when that brings nothing":   {8, []tick{{99, 100, full, 2}, {150, 105, tried - 1, 2}, {150, 105, 1, 1}}},
+		"it tries again, but not soon":            {8, []tick{{99, 100, full, 2}, {150, 90, tried, 1}, {99, 100, patience - 1, 1}, {99, 100, full, 2}}},
+		"it compares with the time just before":   {8, []tick{{60, 1000, 50, 1}, {99, 100, full, 2}, {190, 190, tried, 2}, {150, 190, 10, 2}}},
+		"it keeps what is half used":              {4, []tick{{99, 100, full, 2}, {150, 150, 100, 2}}},
+		"it halves after a second of less":        {4, []tick{{99, 100, full, 2}, {150, 150, tried, 2}, {80, 80, halfTicks - 1, 2}, {80, 80, 1, 1}}},
+		"it halves not below one":                 {4, []tick{{10, 1, 100, 1}}},
+		"it counts anew after a busier moment":    {4, []tick{{99, 100, full, 2}, {150, 150, tried, 2}, {80, 80, halfTicks - 1, 2}, {150, 150, 1, 2}, {80, 80, halfTicks - 1, 2}}},
+		"it does not try where there is only one": {1, []tick{{100, 100, 100, 1}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := governor{most: test.most, now: 1}
 			for i, tick := range test.ticks {
 				for range tick.times {
-					g.judge(time.Duration(tick.percent)*time.Millisecond, 100*time.Millisecond)
+					g.judge(time.Duration(tick.percent)*time.Millisecond, 100*time.Millisecond, uint64(tick.beats))
 				}
 				if g.now != tick.want {
-					t.Fatalf("step %d: %d processors after %d ticks of %d %%, want %d", i, g.now, tick.times, tick.percent, tick.want)
+					t.Fatalf("step %d: %d processors after %d ticks of %d %% and %d beats, want %d", i, g.now, tick.times, tick.percent, tick.beats, tick.want)
 				}
 			}
 		})
