@@ -146,6 +146,9 @@ func (s *Session) Use(ctx context.Context, k *Key) (*Real, error) {
 		return nil, s.Refuse(&Refusal{Verdict: audit.Refused, Reason: swap.ReasonPlaintext, Secret: k.Name,
 			Detail: k.Name + " is only sent over TLS"})
 	}
+	// Before it is asked for: a Cut that comes after the answer must find this session,
+	// and after one that came before there is no answer.
+	s.note(k.Name)
 	real, err := k.resolve(ctx, s.desk.cfg.Resolver, &s.target)
 	if err != nil {
 		return nil, s.Refuse(s.failed(k, err))
@@ -155,7 +158,7 @@ func (s *Session) Use(ctx context.Context, k *Key) (*Real, error) {
 		return nil, &Refusal{Verdict: audit.Refused, Reason: ReasonUnrecorded, Secret: k.Name,
 			Detail: "the use of " + k.Name + " could not be recorded", Cause: err}
 	}
-	s.note(k.Name)
+	s.event.Secret = k.Name
 	return real, nil
 }
 
@@ -173,9 +176,8 @@ func (s *Session) credential(name string, v audit.Verdict, reason string) error 
 	return s.desk.cfg.Audit.Record(e)
 }
 
-// note remembers a key that is about to leave.
+// note remembers a key that may be about to leave.
 func (s *Session) note(name string) {
-	s.event.Secret = name
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !slices.Contains(s.names, name) {

@@ -111,34 +111,48 @@ func (w *wire) rig(t testing.TB, upstream netip.AddrPort, cfg logintest.Config) 
 	return rig, password
 }
 
+// play is a server with a certificate for name up to its login; it gives what the
+// handshake came to, and what was said after it.
+func (w *wire) play(t *testing.T, name string) (addr netip.AddrPort, cfg logintest.Config, came chan error, said chan string) {
+	t.Helper()
+	_, _, authority := logintest.Certificate(t, t.TempDir(), -1, name)
+	leaf, err := authority.Leaf(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := proxytest.Listen(t)
+	came, said = make(chan error, 1), make(chan string, 1)
+	serve := func() error {
+		c, err := l.Accept()
+		l.Close() // redis-cli tries again
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		proxytest.Deadline(t, c)
+		if err := w.hello(c); err != nil {
+			return err
+		}
+		server := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{*leaf}})
+		if err := server.Handshake(); err != nil {
+			return err
+		}
+		text, _ := io.ReadAll(server) // to whatever end it comes
+		said <- string(text)
+		return nil
+	}
+	go func() { came <- serve() }()
+	return netip.MustParseAddrPort(l.Addr().String()), logintest.Config{Roots: logintest.Roots(authority)}, came, said
+}
+
 // TestServerOfAnotherName has a server with a certificate that is trusted, but names
 // another host: it gets no key.
 func TestServerOfAnotherName(t *testing.T) {
 	logintest.Need(t, "psql", "mariadb", "redis-cli")
-	_, _, authority := logintest.Certificate(t, t.TempDir(), -1, "other.example.com")
-	leaf, err := authority.Leaf("other.example.com")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, w := range wires() {
 		t.Run("it refuses it over "+w.name, func(t *testing.T) {
-			l := proxytest.Listen(t)
-			came := make(chan error, 1)
-			go func() {
-				c, err := l.Accept()
-				if err != nil {
-					came <- err
-					return
-				}
-				defer c.Close()
-				proxytest.Deadline(t, c)
-				if err := w.hello(c); err != nil {
-					came <- err
-					return
-				}
-				came <- tls.Server(c, &tls.Config{Certificates: []tls.Certificate{*leaf}}).Handshake()
-			}()
-			rig, password := w.rig(t, netip.MustParseAddrPort(l.Addr().String()), logintest.Config{Roots: logintest.Roots(authority)})
+			addr, cfg, came, _ := w.play(t, "other.example.com")
+			rig, password := w.rig(t, addr, cfg)
 			out, _ := w.client(rig, password, "SELECT 1").CombinedOutput()
 			if !strings.Contains(string(out), "upstream_tls_name") {
 				t.Errorf("the client said %q", out)
@@ -150,6 +164,28 @@ func TestServerOfAnotherName(t *testing.T) {
 				if e.Kind == audit.Credential {
 					t.Errorf("record %+v: a key was used", e)
 				}
+			}
+		})
+	}
+}
+
+// TestCutWhileAKeyIsAskedFor has the order to end what carries a key come while a
+// session is given that key: it ends, and the key does not leave.
+func TestCutWhileAKeyIsAskedFor(t *testing.T) {
+	logintest.Need(t, "psql", "mariadb", "redis-cli")
+	for _, w := range wires() {
+		t.Run("it ends a session of "+w.name, func(t *testing.T) {
+			addr, cfg, came, said := w.play(t, logintest.Host)
+			rig, password := w.rig(t, addr, cfg)
+			rig.Keys.During(func() { rig.Wire.(interface{ Cut(string) }).Cut("DATABASE_URL") })
+			if out, err := w.client(rig, password, "PING").Output(); err == nil && len(out) > 0 {
+				t.Errorf("the client got %q", out)
+			}
+			if err := <-came; err != nil {
+				t.Fatal(err)
+			}
+			if text := <-said; text != "" {
+				t.Errorf("the server got %q", text)
 			}
 		})
 	}

@@ -50,12 +50,16 @@ type Keys struct {
 	mu     sync.Mutex
 	values map[string]string
 	err    error
+	during func()
 }
 
 // Resolve gives the value behind a placeholder.
 func (k *Keys) Resolve(_ context.Context, r api.ResolveRequest) (api.Secret, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.during != nil {
+		k.during()
+	}
 	value, ok := k.values[r.Placeholder]
 	switch {
 	case k.err != nil:
@@ -73,6 +77,13 @@ func (k *Keys) Fail(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.err = err
+}
+
+// During makes every further Resolve call f before it answers.
+func (k *Keys) During(f func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.during = f
 }
 
 // Set rotates the value behind a placeholder.
