@@ -7,6 +7,7 @@ import (
 
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/budget"
+	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/runtime/sandbox"
 	"github.com/superserve/superserve/secretd/api"
 	"github.com/superserve/superserve/secretd/lease"
@@ -50,10 +51,11 @@ func (g grants) charger() func(context.Context, api.Charge) (api.Verdict, error)
 	}
 }
 
-// budgetReasons are the sentences of what a budget refuses; the agent is told more.
-var budgetReasons = map[string]string{
+// credentialReasons are the sentences of what is refused with a credential; the agent is told more.
+var credentialReasons = map[string]string{
 	budget.ReasonExceeded:    "a limit of superserve.yaml is reached",
 	budget.ReasonUnavailable: "the budget cannot be asked",
+	swap.ReasonUnbound:       "the secret is bound to no host",
 	budget.ReasonUncountable: "what a batch costs is not counted, and the secret has a limit of tokens or money",
 }
 

@@ -76,7 +76,7 @@ func noticeOf(e audit.Event) sandbox.Notice {
 	}
 	to := net.JoinHostPort(host, strconv.Itoa(int(e.Port)))
 	why := egress.Decision{Rule: e.Rule, Reason: e.Reason}.Explain()
-	if text := budgetReasons[e.Reason]; text != "" {
+	if text := credentialReasons[e.Reason]; text != "" {
 		why = text
 	}
 	if e.Secret != "" {
@@ -96,6 +96,8 @@ func (n *notices) run(ctx context.Context, ready net.Conn) error {
 			if err == nil {
 				err = sandbox.WriteNotice(ready, notice)
 			}
+			// Answers to orders go the same way, at any time later.
+			ready.SetWriteDeadline(time.Time{}) //nolint:errcheck // a write to what is closed says so
 			if err != nil {
 				return fmt.Errorf("%w: %w", errSupervisorGone, err)
 			}

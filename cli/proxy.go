@@ -61,20 +61,21 @@ func newProxyCommand() *cobra.Command {
 
 // proxyRun is the proxy of one run, wired.
 type proxyRun struct {
-	handoff *sandbox.Handoff
-	warn    func(string)
-	ready   net.Conn
-	names   *dns.Server
-	server  *proxy.Server
-	web     atomic.Pointer[web.Server] // read by the lease, which is opened first
-	wires   wires                      // as web
-	grants  grants
-	notices *notices
-	budget  *budget.Guard
-	gate    *gate
-	begin   func() // starts to accept
-	ca      *ca.Authority
-	pacer   *pace.Pacer
+	handoff   *sandbox.Handoff
+	warn      func(string)
+	ready     net.Conn
+	names     *dns.Server
+	server    *proxy.Server
+	web       atomic.Pointer[web.Server] // read by the lease, which is opened first
+	wires     wires                      // as web
+	grants    grants
+	notices   *notices
+	budget    *budget.Guard
+	questions questions
+	gate      *gate
+	begin     func() // starts to accept
+	ca        *ca.Authority
+	pacer     *pace.Pacer
 
 	streams, lookups []net.Listener
 	packets          []net.PacketConn
@@ -116,7 +117,7 @@ func (p *proxyRun) wire() error {
 	if err != nil {
 		return err
 	}
-	p.gate = &gate{egress.NewLive(policy), swapper}
+	p.gate = &gate{egress.NewLive(policy), swapper, p.handoff.Asks}
 	dialer, err := dial.New(dial.Config{Policy: p.gate, Overrides: p.handoff.Resolve, LazyRoots: roots.pool})
 	if err != nil {
 		return err
@@ -233,7 +234,12 @@ func (p *proxyRun) openDestinations() (*bpf.Destinations, error) {
 }
 
 func (p *proxyRun) newSwapper() *swap.Swapper {
-	return swap.New(p.grants.entries(), p.grants.resolver(), swap.Agent(p.handoff.Agent))
+	options := []swap.Option{swap.Agent(p.handoff.Agent)}
+	if p.handoff.Asks {
+		p.questions.tell = func(n sandbox.Notice) { p.notices.tell(n) }
+		options = append(options, swap.Ask(p.questions.ask))
+	}
+	return swap.New(p.grants.entries(), p.grants.resolver(), options...)
 }
 
 // plaintext reports whether a secret may go to h without TLS.

@@ -22,11 +22,12 @@ func requestRules(rules []sandbox.RequestRule) []egress.RequestRule {
 type gate struct {
 	*egress.Live
 	swap *swap.Swapper
+	asks bool // somebody answers where unbound secrets may go
 }
 
 // intercepts reports whether TLS to a name is ended here: a secret is bound to it, or a rule speaks of its requests.
 func (g *gate) intercepts(h api.Host, port uint16) bool {
-	return g.swap.Bound(h, port) || g.Inspects(h, port)
+	return g.swap.Bound(h, port) || g.Inspects(h, port) || g.asks && g.swap.Unbound()
 }
 
 // plainPort is where a name that is only looked into may be spoken to without TLS.
@@ -41,6 +42,10 @@ func (g *gate) plain(h api.Host, port uint16) bool {
 func (p *proxyRun) carryOut(o sandbox.Order) error {
 	if o.Serve {
 		p.begin()
+		return nil
+	}
+	if o.Answer != nil {
+		p.answered(*o.Answer)
 		return nil
 	}
 	if o.Network == nil {

@@ -34,6 +34,9 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 	out := sh.outlet(&cfg, f)
+	if sh.mayAllow(f) {
+		cfg.Ask = sh.allow(cfg.Agent)
+	}
 	cfg.Binary = ourselves()
 	began := time.Now()
 	s, err := sandbox.Start(ctx, cfg)

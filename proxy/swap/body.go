@@ -19,6 +19,7 @@ const MaxSigned = 32 << 20
 
 // BodyLimit returns how much of a content that WantsBody asked for is to be read.
 func (s *Swapper) BodyLimit(t *Target, fields []Field) int {
+	s = s.now()
 	if s.signs && needsHash(fields) && s.bindsKind(t, api.UseSigV4) {
 		return MaxSigned
 	}
@@ -39,6 +40,7 @@ const (
 // a secret where a binding lets it stand: then it is to be read whole, decoded, and
 // given to Judge. Runs without such a binding cost one look.
 func (s *Swapper) WantsBody(t *Target, fields []Field) bool {
+	s = s.now()
 	if s.signs && needsHash(fields) && s.bindsKind(t, api.UseSigV4) {
 		return true
 	}

@@ -25,6 +25,14 @@ func (s *Swapper) Judge(ctx context.Context, t Target, fields []Field) (*Plan, *
 // JudgeRequest is Judge for all of a request that may carry a secret. Where no
 // binding names a place in target or body it costs what Judge does.
 func (s *Swapper) JudgeRequest(ctx context.Context, t Target, q Request) (*Plan, *Refusal) {
+	plan, ref := s.now().judgeRequest(ctx, t, q)
+	if ref != nil && ref.Reason == ReasonUnbound && s.question != nil && t.TLS && t.Host != "" && s.question(ctx, ref.Secret, t.Host, t.Port) {
+		return s.now().judgeRequest(ctx, t, q)
+	}
+	return plan, ref
+}
+
+func (s *Swapper) judgeRequest(ctx context.Context, t Target, q Request) (*Plan, *Refusal) {
 	var space [2]finding
 	found := space[:0]
 	for i := range q.Fields {

@@ -66,6 +66,7 @@ type Swapper struct {
 	signatures    signatures
 	purse         purse
 	ownMarker     string // of tokens, in a run whose placeholders have none
+	rebinding
 }
 
 // entry is a secret of the run.
@@ -109,6 +110,7 @@ func New(entries []api.Entry, r Resolver, options ...Option) *Swapper {
 	for _, o := range options {
 		o(s)
 	}
+	s.granted = entries
 	for _, e := range entries {
 		if !e.Exposed && e.Placeholder != "" {
 			s.take(&entry{Entry: e})
@@ -158,15 +160,17 @@ func (s *Swapper) entry(text []byte) *entry {
 
 // Patterns returns the destinations to which some secret of the run is bound. The
 // slice belongs to the Swapper.
-func (s *Swapper) Patterns() []api.Pattern { return s.patterns }
+func (s *Swapper) Patterns() []api.Pattern { return s.now().patterns }
 
 // Bound reports whether a secret of the run is bound to a name and port.
 func (s *Swapper) Bound(h api.Host, port uint16) bool {
+	s = s.now()
 	return s.bound(&Target{Host: h, Port: port})
 }
 
 // BoundAddr reports whether a secret of the run is bound to an IP literal and port.
 func (s *Swapper) BoundAddr(a netip.Addr, port uint16) bool {
+	s = s.now()
 	return s.bound(&Target{Addr: a, Port: port})
 }
 

@@ -65,6 +65,7 @@ type Config struct {
 
 	Secrets Secrets      // nil is none
 	Log     *zap.Logger  // nil is no log
+	Ask     Ask          // answers where unbound secrets may go; nil is nowhere
 	Notice  func(string) // gets a sentence for the user now and then, unescaped, from one goroutine; may be nil
 }
 

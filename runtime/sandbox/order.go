@@ -41,6 +41,7 @@ type Order struct {
 	Number  uint64   `json:"number"`
 	Serve   bool     `json:"serve,omitempty"`   // the first: the cage was tested, and its listeners are the proxy's from here on
 	Network *Network `json:"network,omitempty"` // replaces what the agent may reach
+	Answer  *Answer  `json:"answer,omitempty"`  // to a notice that asks
 }
 
 // FollowOrders reads orders from the supervisor until the end of Ready, gives each to carryOut and answers it. It is the
@@ -80,6 +81,10 @@ const serveOrder = 1
 // noticed sorts what the proxy says: answers to orders, and sentences for the user.
 func (s *Sandbox) noticed(n Notice) {
 	if n.Order == 0 {
+		if n.Ask != 0 && s.cfg.Ask != nil {
+			s.asking.Go(func() { s.answerProxy(n) })
+			return
+		}
 		s.tell(n)
 		return
 	}
@@ -92,32 +97,41 @@ func (s *Sandbox) noticed(n Notice) {
 // SetNetwork replaces what the agent may reach. When it returns nil every new connection is judged by n, and open ones
 // that n refuses have been reset. When it returns an error that the proxy gave, all is as before.
 func (s *Sandbox) SetNetwork(ctx context.Context, n Network) error {
+	if err := s.give(ctx, Order{Network: &n}, func() error { return s.keepNetwork(n) }); err != nil {
+		return fmt.Errorf("set network: %w", err)
+	}
+	return nil
+}
+
+// give tells the proxy to do something, waits until it says that it has, and calls then before the next order is given.
+func (s *Sandbox) give(ctx context.Context, order Order, then func() error) error {
 	o := s.orders
 	o.one.Lock()
 	defer o.one.Unlock()
 	if o.ended {
-		return fmt.Errorf("set network: %w", os.ErrProcessDone)
+		return os.ErrProcessDone
 	}
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	o.number++
 	deadline, _ := ctx.Deadline()
-	if err := s.proxy.order(Order{Number: o.number, Network: &n}, deadline); err != nil {
-		return fmt.Errorf("set network: %w", err)
+	order.Number = o.number
+	if err := s.proxy.order(order, deadline); err != nil {
+		return err
 	}
 	for {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("set network: the proxy gives no answer: %w", ctx.Err())
+			return fmt.Errorf("the proxy gives no answer: %w", ctx.Err())
 		case <-s.proxy.done:
-			return fmt.Errorf("set network: %w", os.ErrProcessDone)
+			return os.ErrProcessDone
 		case answer := <-o.answers:
 			switch {
 			case answer.Order != o.number: // a late one
 			case answer.Text != "":
-				return fmt.Errorf("set network: %s", answer.Text)
+				return errors.New(answer.Text)
 			default:
-				return s.keepNetwork(n)
+				return then()
 			}
 		}
 	}

@@ -68,6 +68,10 @@ type Sandbox struct {
 	ctr       *runsc.Container
 
 	orders *orders
+	asking sync.WaitGroup // questions that wait for their answers
+	// askable ends when no more is asked.
+	askable    context.Context
+	stopAsking context.CancelFunc
 
 	mu     sync.Mutex // guards what follows
 	cause  Result     // why the sandbox was killed; zero if it was not
@@ -178,6 +182,8 @@ func (s *Sandbox) supervise(stop func()) {
 	stopWatch, stopGofer := s.watch(), s.watchGofer()
 	exit, err := s.ctr.Wait()
 	stopWatch()
+	s.stopAsking()
+	s.asking.Wait()
 	stopOrders()
 	stopSealing()
 	s.cfg.Log.Debug("agent ended", zap.Int("code", exit.Code))

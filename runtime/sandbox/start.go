@@ -34,6 +34,7 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	}
 	n, id := newID()
 	s := &Sandbox{cfg: cfg, id: id, ids: bundle.NewIDs(n), done: make(chan struct{}), orders: newOrders()}
+	s.askable, s.stopAsking = context.WithCancel(context.Background())
 	err := s.prepare(ctx)
 	if err == nil {
 		err = ctx.Err()
@@ -358,7 +359,7 @@ func (s *Sandbox) startProxy() error {
 	defer closeFiles([]*os.File{resume})
 	h := &Handoff{
 		Run: s.id, Agent: s.cfg.Agent, Network: s.cfg.Network, Resolve: s.cfg.Resolve, UpstreamCA: s.cfg.UpstreamCA,
-		Resume: s.grant.Resume, Prices: s.cfg.Prices,
+		Resume: s.grant.Resume, Prices: s.cfg.Prices, Asks: s.cfg.Ask != nil,
 	}
 	start, err := s.makeProxyGroup()
 	if err != nil {

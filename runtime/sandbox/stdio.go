@@ -23,6 +23,7 @@ type streams struct {
 	outputs sync.WaitGroup
 	stop    []func() // ends what else runs
 	logs    []*os.File
+	typing  sync.RWMutex // see Sandbox.HoldInput
 }
 
 // newStreams makes the ends and starts to copy. out and err also get copies of the output; they may be nil.
@@ -92,7 +93,7 @@ func (s *streams) input(w *os.File, in io.Reader, closeAtEnd bool) error {
 			w.Close()
 			return err
 		}
-		in = pollReader{file, wake}
+		in = pollReader{file, wake, &s.typing}
 		end = func() {
 			unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 			<-done
@@ -121,6 +122,7 @@ func (s *streams) input(w *os.File, in io.Reader, closeAtEnd bool) error {
 type pollReader struct {
 	f    *os.File
 	wake int
+	busy *sync.RWMutex // held while somebody else reads what is typed
 }
 
 func (p pollReader) Read(b []byte) (int, error) {
@@ -135,8 +137,22 @@ func (p pollReader) Read(b []byte) (int, error) {
 		case fds[1].Revents != 0:
 			return 0, errWoken
 		}
-		return p.f.Read(b)
+		if n, err, ok := p.read(b); ok {
+			return n, err
+		}
 	}
+}
+
+// read reads what is there. It is not ok when that has been taken by who held the input.
+func (p pollReader) read(b []byte) (n int, err error, ok bool) {
+	p.busy.RLock()
+	defer p.busy.RUnlock()
+	fds := []unix.PollFd{{Fd: int32(p.f.Fd()), Events: unix.POLLIN}}
+	if ready, err := unix.Poll(fds, 0); err == nil && ready == 0 {
+		return 0, nil, false
+	}
+	n, err = p.f.Read(b)
+	return n, err, true
 }
 
 // errWoken ends the reading of a pollReader.
