@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,13 @@ func (w *world) newPane(t testing.TB, dir string, env ...string) *pane {
 		t.Fatalf("%v: make setup", err)
 	}
 	p := &pane{t: t, server: filepath.Join(t.TempDir(), "tmux")}
-	env = append([]string{"SUPERSERVE_STATE=" + w.state, "NO_COLOR=1", "PS1=" + prompt, "PATH=" + filepath.Dir(bin("superserve")) + ":" + os.Getenv("PATH")}, env...)
+	path := os.Getenv("PATH")
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = v
+		}
+	}
+	env = append(slices.Clone(env), "SUPERSERVE_STATE="+w.state, "NO_COLOR=1", "PS1="+prompt, "PATH="+filepath.Dir(bin("superserve"))+":"+path)
 	shell := append(append([]string{"new-session", "-d", "-x", "90", "-y", "28", "-c", dir, "env"}, env...), "bash", "--norc", "--noprofile")
 	p.tmux(append([]string{"-f", "/dev/null"}, shell...)...)
 	t.Cleanup(func() { exec.Command("tmux", "-S", p.server, "kill-server").Run() })
@@ -100,7 +107,7 @@ func (p *pane) last(text string) string {
 
 func (p *pane) until(what string, holds func(screen string) bool) string {
 	p.t.Helper()
-	for deadline := time.Now().Add(patience / 4); ; {
+	for deadline := time.Now().Add(patience / 2); ; {
 		screen := p.screen()
 		if holds(screen) {
 			return screen
