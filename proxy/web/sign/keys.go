@@ -116,15 +116,37 @@ func findXML(body []byte) ([]Issued, error) {
 	}
 }
 
+// level is an object or an array that is open.
+type level struct {
+	Issued
+	object, value bool // value: a key was read, and its value comes
+	key           string
+}
+
+// read takes the next token inside l, which raw ends in.
+func (l *level) read(token json.Token, raw []byte, end int) error {
+	if !l.object {
+		return nil
+	}
+	if l.value = !l.value; l.value {
+		l.key, _ = token.(string)
+		return nil
+	}
+	text, ok := token.(string)
+	place := l.place(l.key)
+	switch {
+	case ok && place != nil:
+		return place.set([]byte(text), end-len(raw)+bytes.IndexByte(raw, '"')+1, end-1)
+	case l.key == secretName:
+		return ErrKeys
+	}
+	return nil
+}
+
 // findJSON reads members of one object.
 func findJSON(body []byte) ([]Issued, error) {
 	d := json.NewDecoder(bytes.NewReader(body))
 	var all []Issued
-	type level struct {
-		Issued
-		object, value bool // value: a key was read, and its value comes
-		key           string
-	}
 	var open []level
 	for {
 		before := int(d.InputOffset())
@@ -135,30 +157,18 @@ func findJSON(body []byte) ([]Issued, error) {
 		if err != nil || len(open) > maxKeyDepth {
 			return nil, ErrKeys
 		}
+		last := len(open) - 1
 		if token == json.Delim('}') || token == json.Delim(']') {
-			if all, err = add(all, &open[len(open)-1].Issued); err != nil {
+			if all, err = add(all, &open[last].Issued); err != nil {
 				return nil, err
 			}
-			open = open[:len(open)-1]
+			open = open[:last]
 			continue
 		}
-		if n := len(open); n > 0 && open[n-1].object {
-			top := &open[n-1]
-			if top.value = !top.value; top.value {
-				top.key, _ = token.(string)
-				continue
-			}
-			text, ok := token.(string)
-			switch {
-			case ok:
-				if place := top.place(top.key); place != nil {
-					end := int(d.InputOffset())
-					if err := place.set([]byte(text), before+bytes.IndexByte(body[before:end], '"')+1, end-1); err != nil {
-						return nil, err
-					}
-				}
-			case top.key == secretName:
-				return nil, ErrKeys
+		if last >= 0 {
+			end := int(d.InputOffset())
+			if err := open[last].read(token, body[before:end], end); err != nil {
+				return nil, err
 			}
 		}
 		if token == json.Delim('{') || token == json.Delim('[') {
