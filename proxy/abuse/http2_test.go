@@ -141,15 +141,15 @@ func (p *peer) flood(write func(i int) error) {
 	}
 }
 
-// TestHTTP2Floods: each ends the connection within a second, with at most a processor's second of work, and costs
-// no memory to speak of.
-func TestHTTP2Floods(t *testing.T) {
-	v := start(t, newUpstream(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
-	full := bytes.Repeat([]byte("0"), 16384)
-	for _, c := range []struct {
-		name  string
-		flood func(p *peer) func(i int) error
-	}{
+// flooding is an attack of frames without end: flood returns what writes the next ones.
+type flooding struct {
+	name  string
+	flood func(p *peer) func(i int) error
+}
+
+// resetFloods make the proxy open streams that come to nothing.
+func resetFloods() []flooding {
+	return []flooding{
 		{"rapid reset", func(p *peer) func(int) error {
 			return func(i int) error {
 				id := uint32(2*i + 1)
@@ -171,6 +171,13 @@ func TestHTTP2Floods(t *testing.T) {
 		{"malformed requests", func(p *peer) func(int) error {
 			return func(i int) error { return p.headers(uint32(2*i+1), true, request("GET", "/", "Upper", "1")...) }
 		}},
+	}
+}
+
+// frameFloods are of frames that bring nothing forward.
+func frameFloods() []flooding {
+	full := bytes.Repeat([]byte("0"), 16384)
+	return []flooding{
 		{"CONTINUATION, empty", func(p *peer) func(int) error {
 			p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(request("GET", "/")...)})
 			return func(i int) error { return p.fr.WriteContinuation(1, false, nil) }
@@ -216,7 +223,14 @@ func TestHTTP2Floods(t *testing.T) {
 		{"unknown frames, full", func(p *peer) func(int) error {
 			return func(i int) error { return p.fr.WriteRawFrame(0x5f, 0, 0, full) }
 		}},
-	} {
+	}
+}
+
+// TestHTTP2Floods: each ends the connection within a second, with at most a processor's second of work, and costs
+// no memory to speak of.
+func TestHTTP2Floods(t *testing.T) {
+	v := start(t, newUpstream(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	for _, c := range append(resetFloods(), frameFloods()...) {
 		t.Run(c.name, func(t *testing.T) {
 			before, files := v.stats("gc"), v.files()
 			v := v.in1(t)
