@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +28,17 @@ const (
 	closeTimeout = 10 * time.Second
 )
 
-var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+// validName reports whether name is 1 to 64 lower-case letters, digits, - and _, of which the first is one of the former
+// two. It is no regular expression, whose compilation took 0.16 ms of each start of each process (2026-11-23).
+func validName(name string) bool {
+	for i, c := range []byte(name) {
+		plain := c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
+		if !plain && (i == 0 || c != '-' && c != '_') {
+			return false
+		}
+	}
+	return len(name) >= 1 && len(name) <= 64
+}
 
 // Leaf is the control group of one sandbox. It is safe for concurrent use.
 type Leaf struct {
@@ -47,7 +56,7 @@ type Leaf struct {
 // use, with limits l. A limit that cannot be applied is an error that says why. It needs root. The caller
 // closes it.
 func New(h Hierarchy, name string, l Limits) (*Leaf, error) {
-	if !validName.MatchString(name) {
+	if !validName(name) {
 		return nil, fmt.Errorf("make cgroup %q: the name is not valid", name)
 	}
 	leaf := &Leaf{path: filepath.Join(h.Root, parent, name), home: h.V1}

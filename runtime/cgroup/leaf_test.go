@@ -345,3 +345,17 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestNewRefusesNames(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"a": true, "0": true, "a-_0": true, strings.Repeat("x", 64): true, strings.Repeat("x", 65): false,
+		"": false, "-a": false, "_a": false, "A": false, "a/b": false, "..": false, "a.b": false, "ä": false, "a\n": false,
+	} {
+		if validName(name) != ok {
+			t.Errorf("validName(%q) = %v", name, !ok)
+		}
+	}
+	if _, err := New(Hierarchy{Root: t.TempDir()}, "../x", Limits{}); err == nil || !strings.Contains(err.Error(), "not valid") {
+		t.Errorf("a name that leads elsewhere: %v", err)
+	}
+}
