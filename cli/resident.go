@@ -55,14 +55,24 @@ func trimLater(ctx context.Context, constants []region) error {
 	case <-ctx.Done():
 		return nil
 	case <-time.After(trimAfter):
+		collectAsUsual()
 		return trim(constants)
 	}
 }
 
-// trim gives back memory that only the start has used: free pages of the heap, and the pages of constants that
-// initialisation has touched, gVisor's among them.
-func trim(constants []region) error {
+// collectLess puts off the collector's work. A start allocates little more than what Go lets grow before it first
+// collects (4 MiB), and is over before a collection has paid: without one, `run true` takes 9 ms of 100 less
+// (2026-11-23).
+func collectLess() { debug.SetGCPercent(400) }
+
+// collectAsUsual is for what stays: it returns to Go's own measure and gives back what the start has left.
+func collectAsUsual() {
+	debug.SetGCPercent(100)
 	debug.FreeOSMemory()
+}
+
+// trim gives back the pages of constants that only initialisation has touched, gVisor's among them.
+func trim(constants []region) error {
 	for _, r := range constants {
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, r.from, r.to-r.from, unix.MADV_DONTNEED); errno != 0 {
 			return fmt.Errorf("trim the process: %w", errno)

@@ -28,6 +28,7 @@ const (
 // Main runs superserve with the arguments, streams and signals of this process and returns its exit
 // code. It is to be called once.
 func Main() int {
+	collectLess()
 	sh := &shell{in: os.Stdin, out: os.Stdout, err: os.Stderr}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -44,6 +44,8 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 		return sh.startFailed(cfg.Agent, err)
 	}
 	out.agent.Store(s)
+	settle := time.AfterFunc(trimAfter, collectAsUsual)
+	defer settle.Stop()
 	out.event(runEvent{Type: "run.started", Run: s.ID()})
 	done, killed := make(chan struct{}), false
 	var forwarder sync.WaitGroup
