@@ -76,4 +76,4 @@ vet: ## the compiler's second opinion
 	go vet ./... && go vet -tags e2e ./cli/e2e/
 
 clean: ## remove what was built
-	rm -rf bin cli/e2e/testdata/node/node_modules
+	rm -rf bin cli/e2e/testdata/*/node_modules cli/e2e/testdata/*/bin
