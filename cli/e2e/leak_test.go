@@ -113,7 +113,8 @@ func scanMemory(key string) (guilty []string, scanned int) {
 	needle := []byte(key)
 	for _, id := range processes() {
 		line := commandLine(id)
-		if id == os.Getpid() || !strings.Contains(line, "superserve") && !strings.Contains(line, "runsc") {
+		exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", id)) // not the line: a compiler of ours has our names in it
+		if name := filepath.Base(exe); !strings.HasPrefix(name, "superserve") && !strings.HasPrefix(name, "runsc") {
 			continue
 		}
 		if strings.Contains(line, "superserve proxy") {
@@ -127,43 +128,47 @@ func scanMemory(key string) (guilty []string, scanned int) {
 	return guilty, scanned
 }
 
-// memoryHolds reports whether a readable page that a process has in memory holds the needle. Pages that
-// are not there are left alone: reading them would bring in the gigabytes that gVisor reserves.
-func memoryHolds(id int, needle []byte) bool {
+// memoryHolds reports whether a process has the needle in its memory.
+func memoryHolds(id int, needle []byte) bool { return copiesIn(id, needle) > 0 }
+
+// copiesIn counts the needle in the readable pages that a process has in memory; one that lies across two
+// stretches of pages is not seen. Pages that are not there are left alone: reading them would bring in the
+// gigabytes that gVisor reserves.
+func copiesIn(id int, needle []byte) (found int) {
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", id))
 	if err != nil {
-		return false
+		return found
 	}
 	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", id))
 	if err != nil {
-		return false
+		return found
 	}
 	defer mem.Close()
 	pages, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", id))
 	if err != nil {
-		return false
+		return found
 	}
 	defer pages.Close()
 	for line := range strings.Lines(string(maps)) {
 		var from, to uint64
 		var mode string
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n == 3 && mode[0] == 'r' && regionHolds(mem, pages, from, to, needle) {
-			return true
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n == 3 && mode[0] == 'r' {
+			found += copiesInRegion(mem, pages, from, to, needle)
 		}
 	}
-	return false
+	return found
 }
 
-// regionHolds looks through one mapping, a stretch of present pages at a time. A word of pagemap says in
+// copiesInRegion looks through one mapping, a stretch of present pages at a time. A word of pagemap says in
 // its top two bits that the page is in memory or swapped (Documentation/admin-guide/mm/pagemap.rst).
-func regionHolds(mem, pages io.ReaderAt, from, to uint64, needle []byte) bool {
+func copiesInRegion(mem, pages io.ReaderAt, from, to uint64, needle []byte) (found int) {
 	const page, batch = 4096, 512
 	words := make([]byte, 8*batch)
 	text := make([]byte, page*batch)
 	for ; from < to; from += page * batch {
 		n := min(batch, (to-from)/page)
 		if _, err := pages.ReadAt(words[:8*n], int64(from/page*8)); err != nil {
-			return false
+			return found
 		}
 		present := false
 		for i := range n {
@@ -172,12 +177,9 @@ func regionHolds(mem, pages io.ReaderAt, from, to uint64, needle []byte) bool {
 		if !present {
 			continue
 		}
-		got := readPresent(mem, text[:page*n], words, from)
-		if bytes.Contains(got, needle) {
-			return true
-		}
+		found += bytes.Count(readPresent(mem, text[:page*n], words, from), needle)
 	}
-	return false
+	return found
 }
 
 // readPresent fills text with the pages that are there, zeroes for the others.
