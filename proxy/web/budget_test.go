@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/superserve/superserve/proxy/audit"
 	"github.com/superserve/superserve/proxy/budget"
 	"github.com/superserve/superserve/secretd/account"
@@ -157,4 +159,52 @@ func TestBudgetOfAnAnswerThatIsLeft(t *testing.T) {
 		}
 	}
 	guard.Close(t.Context())
+}
+
+// TestBudgetOfAWebSocket has answers over one socket be counted, packed or not, and the socket end at the limit.
+func TestBudgetOfAWebSocket(t *testing.T) {
+	rig, l := newH1Rig(t), &ledger{limits: api.Limits{TokensPerRun: 150}}
+	guard := budgetOf(l)
+	rig.server.budget = guard
+	rig.handle(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionContextTakeover})
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		for {
+			if _, _, err := c.Read(r.Context()); err != nil {
+				return
+			}
+			answer := `{"type":"response.completed","response":{"model":"gpt-5","usage":{"input_tokens":60,"output_tokens":40}},"pad":"` + strings.Repeat("x", 1000) + `"}`
+			if c.Write(r.Context(), websocket.MessageText, []byte(answer)) != nil {
+				return
+			}
+		}
+	})
+	c, err := rig.dialWebSocket(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	answers := 0
+	for ; answers < 10; answers++ {
+		if c.Write(ctx, websocket.MessageText, []byte("ask")) != nil {
+			break
+		}
+		if _, _, err := c.Read(ctx); err != nil {
+			break
+		}
+		guard.Close(t.Context()) // what was counted is told by now
+	}
+	if answers != 2 {
+		t.Errorf("%d answers came, want 2", answers)
+	}
+	c.CloseNow()
+	guard.Close(t.Context())
+	if n := l.tokens(); n < 200 || n > 310 {
+		t.Errorf("%d tokens, want 200 and no more than one answer under way", n)
+	}
 }

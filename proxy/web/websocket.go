@@ -133,14 +133,14 @@ func (r *h1relay) relayFrames(deflated *deflate) error {
 		if !ok {
 			return errFrame
 		}
-		if r.meter.Over() {
-			return errBudget
-		}
 		if err := r.up.fill(recordBuffer); err != nil {
 			if errors.Is(err, io.EOF) && r.up.empty() && f.left == 0 {
 				return nil
 			}
 			return errTruncated
+		}
+		if r.meter.Over() {
+			return errBudget
 		}
 	}
 }
