@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strconv"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -108,6 +109,7 @@ func (d *h2decoder) runCaptured(coding string) {
 	body, ok, _ := readAnswer(coding, d)
 	r.mu.Lock()
 	gone := d.done || r.over
+	ok = ok && wholeAnswer(st)
 	r.mu.Unlock()
 	if gone {
 		return
@@ -136,6 +138,17 @@ func (d *h2decoder) runCaptured(coding string) {
 	if d.send(body, false) {
 		d.end(io.EOF)
 	}
+}
+
+// wholeAnswer reports whether an answer is as long as it said, if it did. The mutex is
+// held.
+func wholeAnswer(st *h2stream) bool {
+	for _, f := range st.answer {
+		if f.Name == "content-length" {
+			return f.Value == strconv.FormatInt(st.received, 10)
+		}
+	}
+	return true
 }
 
 func contentType(list []hpack.HeaderField) string {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"net/http"
 	"strconv"
 
 	"golang.org/x/net/http2"
@@ -112,9 +113,20 @@ func (r *h2relay) response(st *h2stream, b *headerBlock, status int, fields []hp
 		var known bool
 		if coding, known = contentCoding(fields); !known {
 			r.upstream.out.reset(st.up, http2.ErrCodeCancel)
-			r.fail(st, faultCoding)
+			fault := faultCoding
+			if st.capture != nil {
+				fault = st.capture.refused
+			}
+			r.fail(st, fault)
 			return nil
 		}
+	}
+	if st.capture != nil && status == http.StatusPartialContent && !st.head {
+		if !b.endStream {
+			r.upstream.out.reset(st.up, http2.ErrCodeCancel)
+		}
+		r.fail(st, st.capture.refused)
+		return nil
 	}
 	st.status, st.answered, st.upstreamDone = status, true, b.endStream
 	if st.capture != nil && !b.endStream && !st.head {
