@@ -229,6 +229,18 @@ func TestRunHereRefuses(t *testing.T) {
 	}
 }
 
+// TestRunHereWithYesShare shares what is refused without the flag.
+func TestRunHereWithYesShare(t *testing.T) {
+	w := newWorld(t, "api.example.com")
+	if r := w.here(w.state, nil, "run", "--", "touch", "ran"); r.code != 1 {
+		t.Fatalf("without the flag: exit %d\n%s", r.code, r.stderr)
+	}
+	r := w.here(w.state, nil, "run", "--yes-share", "--name", "shared", "--", "touch", "ran")
+	if _, err := os.Stat(filepath.Join(w.state, "ran")); r.code != 0 || err != nil {
+		t.Errorf("exit %d, %v\nstderr: %s", r.code, err, r.stderr)
+	}
+}
+
 // TestHomePersists keeps the agent's home, by a word and as a folder; without either it is forgotten.
 func TestHomePersists(t *testing.T) {
 	w := newWorld(t, "api.example.com")
