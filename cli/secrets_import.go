@@ -43,7 +43,8 @@ type loginTokens struct {
 func logins() []subscription {
 	return []subscription{
 		{"claude-code", "CLAUDE_CONFIG_DIR", ".claude", ".credentials.json", "CLAUDE_CODE_", readClaudeCode},
-		{"codex", "CODEX_HOME", ".codex", "auth.json", "CODEX_", readCodex},
+		// Not CODEX_ACCESS_TOKEN: Codex takes that variable for a login of another kind.
+		{"codex", "CODEX_HOME", ".codex", "auth.json", "CODEX_LOGIN_", readCodex},
 		{"gemini-cli", "", ".gemini", "oauth_creds.json", "GEMINI_CLI_", readGemini},
 	}
 }

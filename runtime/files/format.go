@@ -59,7 +59,7 @@ current-context: default
 	}},
 	// The whole document is the secret, and its placeholder is a document too.
 	"claude-code": {secret: "CLAUDE_CODE_REFRESH_TOKEN", text: claudeCode},
-	"codex":       {secret: "CODEX_REFRESH_TOKEN", user: true, text: codex},
+	"codex":       {secret: "CODEX_LOGIN_REFRESH_TOKEN", user: true, text: codex},
 	"gemini-cli":  {secret: "GEMINI_CLI_REFRESH_TOKEN", text: geminiCLI},
 	"gcp":         {secret: "GCP_SERVICE_ACCOUNT_KEY", text: func(o Options, _ []string) string { return "${" + o.Secret + "}" }},
 }

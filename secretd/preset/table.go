@@ -30,8 +30,8 @@ func models() []provider {
 		// The logins of subscriptions: where each tool refreshes, and where it goes with what it gets.
 		{"CLAUDE_CODE_REFRESH_TOKEN", "platform.claude.com console.anthropic.com", "oauth:api.anthropic.com", "sk-ant-ort01-"},
 		{"CLAUDE_CODE_ACCESS_TOKEN", "api.anthropic.com platform.claude.com", "bearer", "sk-ant-oat01-"},
-		{"CODEX_REFRESH_TOKEN", "auth.openai.com", "oauth:chatgpt.com oauth:api.openai.com", ""},
-		{"CODEX_ACCESS_TOKEN CODEX_ID_TOKEN", "chatgpt.com api.openai.com auth.openai.com", "bearer", ""},
+		{"CODEX_LOGIN_REFRESH_TOKEN", "auth.openai.com", "oauth:chatgpt.com oauth:api.openai.com", ""},
+		{"CODEX_LOGIN_ACCESS_TOKEN CODEX_LOGIN_ID_TOKEN", "chatgpt.com api.openai.com auth.openai.com", "bearer", ""},
 		{"GEMINI_CLI_REFRESH_TOKEN", "oauth2.googleapis.com", "oauth:*.googleapis.com", ""},
 		{"GEMINI_CLI_ACCESS_TOKEN", "*.googleapis.com", "bearer", ""},
 		{"OPENAI_API_KEY CODEX_API_KEY", "api.openai.com", "bearer", "sk-proj-"},
