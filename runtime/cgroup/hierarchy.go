@@ -34,14 +34,16 @@ type Hierarchy struct {
 // Hybrid says whether some controllers are cgroup1's.
 func (h Hierarchy) Hybrid() bool { return len(h.V1) != 0 }
 
-// Find reads /proc/self/mountinfo and /proc/self/cgroup. It returns ErrNoCgroup2 when there is none.
+// Find reads /proc/self/mountinfo and /proc/thread-self/cgroup. It returns ErrNoCgroup2 when there is none. /proc/self/cgroup
+// is the first thread's, which may just be in a leaf (Leaf.Start); this one's is where the process is, since a
+// thread that was moved is locked to the goroutine that moved it.
 func Find() (Hierarchy, error) {
 	mounts, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return Hierarchy{}, fmt.Errorf("find cgroups: %w", err)
 	}
 	defer mounts.Close()
-	own, err := os.Open("/proc/self/cgroup")
+	own, err := os.Open("/proc/thread-self/cgroup")
 	if err != nil {
 		return Hierarchy{}, fmt.Errorf("find cgroups: %w", err)
 	}
