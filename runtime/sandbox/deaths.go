@@ -60,7 +60,12 @@ func (s *Sandbox) watchGofer() (stop func() bool) {
 		defer unix.Close(ends[0])
 		gofer, sentry, err := s.awaitGofer(ends[0])
 		if err == nil {
-			first, err = endsBefore(gofer, sentry, ends[0])
+			var end int
+			end, err = firstEnd(gofer, sentry, ends[0])
+			first = err == nil && end == gofer
+			if err == nil && end == sentry {
+				s.proxy.part() // it ends beside runsc, and not after it
+			}
 			unix.Close(gofer)
 			unix.Close(sentry)
 		}
@@ -131,26 +136,26 @@ func nameOf(m cgroup.Member) string {
 	return string(name)
 }
 
-// endsBefore waits until one of two processes has ended, by their descriptors, or stop is hung up, and reports whether
-// the one was first. In a run that ends by itself the gofer goes when the sentry has gone. Unlike poll, epoll tells events
-// in the order in which they came, also to whom a busy machine lets look late.
-func endsBefore(one, other, stop int) (bool, error) {
+// firstEnd waits until one of fds tells of an end, a process's or a hung up pipe's, and returns it. Unlike poll, epoll tells
+// events in the order in which they came, also to whom a busy machine lets look late. In a run that ends by itself the
+// gofer goes when the sentry has gone.
+func firstEnd(fds ...int) (int, error) {
 	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return false, os.NewSyscallError("epoll_create1", err)
+		return -1, os.NewSyscallError("epoll_create1", err)
 	}
 	defer unix.Close(set)
-	for _, fd := range []int{one, other, stop} {
+	for _, fd := range fds {
 		if err := unix.EpollCtl(set, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
-			return false, os.NewSyscallError("epoll_ctl", err)
+			return -1, os.NewSyscallError("epoll_ctl", err)
 		}
 	}
 	events := make([]unix.EpollEvent, 1)
 	for {
 		if _, err := unix.EpollWait(set, events, -1); err == nil {
-			return events[0].Fd == int32(one), nil
+			return int(events[0].Fd), nil
 		} else if err != unix.EINTR {
-			return false, os.NewSyscallError("epoll_wait", err)
+			return -1, os.NewSyscallError("epoll_wait", err)
 		}
 	}
 }

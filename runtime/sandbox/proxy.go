@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +35,7 @@ type proxyProcess struct {
 	ca    []byte
 	done  chan struct{} // closed when it has been waited for
 	once  sync.Once
+	told  atomic.Bool // that it is to end
 }
 
 // startProxy starts the proxy. The files in fds are duplicated into it, and the fields of h.FDs that they are keyed by are
@@ -174,10 +176,16 @@ func (p *proxyProcess) follow(notice func(Notice)) {
 	}
 }
 
-// close ends the proxy: EOF on Ready asks it to, which lets it finish its last audit lines.
+// part asks the proxy to end, by EOF on Ready, which lets it finish its last audit lines.
+func (p *proxyProcess) part() {
+	p.told.Store(true)
+	p.ready.CloseWrite()
+}
+
+// close ends the proxy and waits for that.
 func (p *proxyProcess) close() {
 	p.once.Do(func() {
-		p.ready.CloseWrite()
+		p.part()
 		select {
 		case <-p.done:
 		case <-time.After(partTimeout):

@@ -176,7 +176,9 @@ func (s *Sandbox) supervise(stop func()) {
 	var followers sync.WaitGroup
 	followers.Go(func() {
 		s.proxy.follow(s.noticed)
-		s.kill(Result{codeFailed, ReasonProxy, "the proxy ended under the agent"})
+		if !s.proxy.told.Load() {
+			s.kill(Result{codeFailed, ReasonProxy, "the proxy ended under the agent"})
+		}
 	})
 	stopOrders, stopSealing := s.takeOrders(), s.sealAudit()
 	stopWatch, stopGofer := s.watch(), s.watchGofer()
