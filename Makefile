@@ -7,10 +7,10 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 FLAGS   := -trimpath -ldflags '-s -w -X github.com/superserve/superserve/cli.version=$(VERSION)'
 ROOT    := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 
-.PHONY: help setup build deb generate test unit race e2e chaos crowd limits neighbours bench demo doctor vm lint vet clean
+.PHONY: help setup build deb generate test unit race e2e chaos crowd limits neighbours bench bench-work demo doctor vm lint vet clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests need (Debian 12; quick when it is there)
 	@scripts/setup test
@@ -58,6 +58,10 @@ bench: build ## ratios against a splice, nginx, pgbouncer and runsc alone
 	@scripts/setup test
 	$(ROOT) go run ./cli/e2e/bench
 	go test -run '^$$' -bench 'Scan/(append|memcpy)|Keys/(chunk|event)' ./proxy/redact
+
+bench-work: build ## git, npm, ripgrep, Go and small files, against runsc alone and the host
+	@scripts/setup test
+	$(ROOT) go run ./cli/e2e/bench/work
 
 demo: build ## the main job: what the agent sees and what the upstream sees
 	@scripts/setup demo
