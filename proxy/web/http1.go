@@ -22,8 +22,9 @@ const (
 	// refuseTimeout bounds writing an answer of our own, and how long a client
 	// may go on sending after it.
 	refuseTimeout = 2 * time.Second
-	// maxDrained bounds what such a client may still send, in bytes.
-	maxDrained = 1 << 20
+	// maxDrained bounds what such a client may still send, in bytes: what a fast one has
+	// under way before it has read an answer that came early.
+	maxDrained = 32 << 20
 	// restTime is how long an upstream connection may idle before it is checked
 	// for having been closed.
 	restTime = time.Second
