@@ -141,6 +141,7 @@ func (s *Sandbox) prepare(ctx context.Context) (err error) {
 	if s.dir, err = newRunDir(s.cfg.State, s.record()); err != nil {
 		return err
 	}
+	rec := s.dir.rec // as the container's step finds it, which adds to it
 	p := plan{log: s.cfg.Log, begun: time.Now()}
 	ns := p.add("namespace", s.makeNamespace)
 	leaf := p.add("cgroup", s.makeLeaf)
@@ -151,7 +152,7 @@ func (s *Sandbox) prepare(ctx context.Context) (err error) {
 	spec := p.add("spec", s.writeSpec, world, granted)
 	p.add("container", s.startContainer, spec, leaf)
 	tested := p.add("self-test", func() error { return s.testCage(ctx) }, doors, hooks)
-	proxy := p.add("proxy", s.startProxy, doors, hooks, granted)
+	proxy := p.add("proxy", func() error { return s.startProxy(rec) }, doors, hooks, granted)
 	p.add("serve", func() error { return s.proxy.serve() }, tested, proxy)
 	p.add("trust", func() error { return s.world.Trust(s.proxy.ca) }, proxy, world)
 	p.add("sweep", s.sweep)
@@ -337,7 +338,7 @@ func (s *Sandbox) testCage(ctx context.Context) error {
 }
 
 // startProxy starts the proxy and waits until it could serve.
-func (s *Sandbox) startProxy() error {
+func (s *Sandbox) startProxy(rec Record) error {
 	binary, err := os.Open(s.cfg.Binary)
 	if err != nil {
 		return fmt.Errorf("start proxy: %w", err)
@@ -348,7 +349,7 @@ func (s *Sandbox) startProxy() error {
 		return err
 	}
 	defer closeFiles(listeners[:])
-	if s.audit, err = openAudit(s.cfg.State, s.dir.rec); err != nil {
+	if s.audit, err = openAudit(s.cfg.State, rec); err != nil {
 		return err
 	}
 	defer s.audit.handOver()
