@@ -137,3 +137,20 @@ func TestClaimsNameTests(t *testing.T) {
 		}
 	}
 }
+
+// TestMakefileIsShort holds the Makefile to a screen, with a line of help for each target.
+func TestMakefileIsShort(t *testing.T) {
+	text, err := os.ReadFile("../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), "\n"); n > 60 {
+		t.Errorf("it has %d lines, at most 60", n)
+	}
+	target := regexp.MustCompile(`(?m)^[a-z0-9-]+:[^=].*$`)
+	for _, line := range target.FindAllString(string(text), -1) {
+		if !strings.Contains(line, " ## ") {
+			t.Errorf("no help: %s", line)
+		}
+	}
+}
