@@ -40,6 +40,7 @@ var (
 	refuseMisdirect  = &swap.Refusal{Status: http.StatusMisdirectedRequest, Reason: "misdirected", Detail: "the request's host is not the one that was connected to"}
 	refuseSNI        = &swap.Refusal{Status: http.StatusMisdirectedRequest, Reason: "misdirected", Detail: "the TLS server name is not the one that was connected to"}
 	refuseNoName     = &swap.Refusal{Status: http.StatusMisdirectedRequest, Reason: "no_name", Detail: "the connection was made to an address, not to a name", Advice: "connect by the host's name"}
+	refuseCut        = &swap.Refusal{Status: http.StatusServiceUnavailable, Reason: swap.ReasonRevoked, Detail: "a credential was revoked while this request was judged", Advice: "send it again"}
 	refuseUnrecorded = &swap.Refusal{Status: http.StatusServiceUnavailable, Reason: "not_recorded", Detail: "the use of a credential could not be recorded"}
 )
 

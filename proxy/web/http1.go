@@ -59,6 +59,7 @@ type h1relay struct {
 	meter   *budget.Meter // of the answer; nil for nearly all
 
 	pairs    []redact.Pair
+	cuts     uint64 // before the secrets of the request were asked for
 	event    audit.Event
 	isHead   bool
 	answered bool // bytes of the final answer went to the client
@@ -262,6 +263,7 @@ func methodName(m []byte) string {
 // attempt judges and sends the parsed request and relays the answer. again says
 // that nothing came back on a parked connection.
 func (r *h1relay) attempt(ctx context.Context) (again, keep bool, err error) {
+	r.cuts = r.s.srv.cuts.Load()
 	plan, ref := r.s.srv.swap.JudgeRequest(ctx, r.s.target,
 		swap.Request{
 			Method: r.event.Method, Target: r.req.target, Fields: r.req.fields,
@@ -334,6 +336,9 @@ func (r *h1relay) redial(ctx context.Context) error {
 // use records that the plan's secrets are about to be sent, and widens what is
 // searched for in the answers. Without the record nothing is sent.
 func (r *h1relay) use(plan *swap.Plan) *swap.Refusal {
+	if ref := r.s.note(plan, r.cuts); ref != nil {
+		return ref
+	}
 	for i := range plan.Secrets {
 		if i > 0 && plan.Secrets[i].Name == plan.Secrets[i-1].Name {
 			continue
@@ -347,7 +352,6 @@ func (r *h1relay) use(plan *swap.Plan) *swap.Refusal {
 	if len(plan.Secrets) > 0 {
 		r.event.Secret = plan.Secrets[0].Name
 	}
-	r.s.note(plan)
 	r.cover(plan)
 	return nil
 }

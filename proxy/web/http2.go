@@ -105,7 +105,7 @@ type h2judge interface {
 	// admit asks the budget for a request that carries keys, or refuses it.
 	admit(ctx context.Context, st *h2stream, plan *swap.Plan) *swap.Refusal
 	// use records that the plan's keys are about to be sent. An error refuses it.
-	use(st *h2stream, plan *swap.Plan) error
+	use(st *h2stream, plan *swap.Plan) *swap.Refusal
 	// cover returns the set widened by the plan's keys.
 	cover(set *redact.Set, plan *swap.Plan) *redact.Set
 	// event describes a stream that is over.

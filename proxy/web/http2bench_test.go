@@ -42,7 +42,7 @@ func BenchmarkHTTP2Relay(b *testing.B) {
 	}{{"without a key", nil}, {"with a key", []string{"authorization", "Bearer " + testPlaceholder}}} {
 		b.Run(bench.name, func(b *testing.B) {
 			ses := fuzzSession(newMemoryConn(nil), newMemoryConn(nil))
-			r := newRelay(ses.client, ses.upstream, &sessionJudge{ses})
+			r := newRelay(ses.client, ses.upstream, &sessionJudge{s: ses})
 			r.authority = testHost
 			r.client.told, r.upstream.told = true, true
 			request := fuzzFrames(func(p *rawPeer) {

@@ -160,8 +160,8 @@ func (r *h2relay) decide(ctx context.Context, st *h2stream, req *h2request, cont
 	if ref := r.judge.admit(ctx, st, plan); ref != nil {
 		return nil, ref
 	}
-	if err := r.judge.use(st, plan); err != nil {
-		return nil, refuseUnrecorded
+	if ref := r.judge.use(st, plan); ref != nil {
+		return nil, ref
 	}
 	st.capture = captureOf(ctx, plan)
 	return plan, nil

@@ -31,6 +31,7 @@ type h2rig struct {
 	roots    *x509.CertPool // of the proxy's authority
 	upRoots  *x509.CertPool
 	records  *h2records
+	keys     *testKeys
 	events   chan error // what ServeConn returned
 }
 
@@ -102,10 +103,10 @@ func newH2Rig(t testing.TB, options ...func(*testDialer)) *h2rig {
 	for _, o := range options {
 		o(dialer)
 	}
-	rig := &h2rig{t: t, front: front, upstream: upstream, roots: roots, upRoots: upRoots, events: make(chan error, 1024)}
+	rig := &h2rig{t: t, front: front, upstream: upstream, roots: roots, upRoots: upRoots, keys: &testKeys{}, events: make(chan error, 1024)}
 	rig.records = &h2records{more: make(chan struct{}, 4096)}
 	entry := api.Entry{Name: "TEST_API_KEY", Placeholder: testPlaceholder, Binding: api.Binding{Hosts: []api.Pattern{{Host: testHost}}}}
-	rig.server = New(Config{CA: agentCA, Dial: dialer, Swap: swap.New([]api.Entry{entry}, &testKeys{}), Audit: rig.records})
+	rig.server = New(Config{CA: agentCA, Dial: dialer, Swap: swap.New([]api.Entry{entry}, rig.keys), Audit: rig.records})
 	rig.serve(testHost)
 	return rig
 }

@@ -21,7 +21,7 @@ func (s *session) serveHTTP2(ctx context.Context) error {
 	if up == nil {
 		return net.ErrClosed
 	}
-	r := newRelay(s.client, up, &sessionJudge{s})
+	r := newRelay(s.client, up, &sessionJudge{s: s})
 	r.shared = &s.srv.held
 	r.authority = string(appendAuthority(nil, &s.target))
 	return r.run(ctx)
@@ -31,11 +31,14 @@ func (s *session) serveHTTP2(ctx context.Context) error {
 // is refused or an upstream that cannot be reached, until the client closes or a
 // minute has passed.
 func (s *session) answerHTTP2(ctx context.Context, ref *swap.Refusal) error {
-	return newRelay(s.client, nil, &refusingJudge{sessionJudge{s}, ref}).run(ctx)
+	return newRelay(s.client, nil, &refusingJudge{sessionJudge{s: s}, ref}).run(ctx)
 }
 
 // sessionJudge is a session as its relay sees it.
-type sessionJudge struct{ s *session }
+type sessionJudge struct {
+	s    *session
+	cuts uint64 // before the secrets of the request were asked for
+}
 
 func (j *sessionJudge) owns(authority string) bool {
 	t := &j.s.target
@@ -51,19 +54,23 @@ func (j *sessionJudge) wantsBody(fields []swap.Field) bool {
 }
 
 func (j *sessionJudge) credentials(ctx context.Context, q swap.Request) (*swap.Plan, *swap.Refusal) {
+	j.cuts = j.s.srv.cuts.Load()
 	return j.s.srv.swap.JudgeRequest(ctx, j.s.target, q)
 }
 
 // use records each secret once, before its value leaves.
-func (j *sessionJudge) use(st *h2stream, plan *swap.Plan) error {
+func (j *sessionJudge) use(st *h2stream, plan *swap.Plan) *swap.Refusal {
+	if ref := j.s.note(plan, j.cuts); ref != nil {
+		return ref
+	}
 	for i, used := range plan.Secrets {
 		if slices.ContainsFunc(plan.Secrets[:i], func(u swap.Used) bool { return u.Name == used.Name }) {
 			continue
 		}
 		ev := j.base(st)
 		ev.Kind, ev.Verdict, ev.Secret = audit.Credential, audit.Allowed, used.Name
-		if err := j.s.srv.audit.Record(ev); err != nil {
-			return err
+		if j.s.srv.audit.Record(ev) != nil {
+			return refuseUnrecorded
 		}
 	}
 	return nil
@@ -71,7 +78,7 @@ func (j *sessionJudge) use(st *h2stream, plan *swap.Plan) error {
 
 func (j *sessionJudge) cover(set *redact.Set, plan *swap.Plan) *redact.Set {
 	var space [4]redact.Pair
-	j.s.note(plan)
+	j.s.carry(plan)
 	return j.s.srv.forms.With(set, plan.AppendPairs(space[:0]))
 }
 

@@ -26,11 +26,15 @@ const (
 type testKeys struct {
 	mu      sync.Mutex
 	revoked bool
+	during  func() // before each answer
 }
 
 func (k *testKeys) Resolve(_ context.Context, r api.ResolveRequest) (api.Secret, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.during != nil {
+		k.during()
+	}
 	switch {
 	case k.revoked:
 		return nil, api.ErrRevoked

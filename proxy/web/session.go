@@ -88,6 +88,7 @@ type Server struct {
 	recheck recheck
 
 	held atomic.Int64 // bytes of contents that wait to be judged, see maxHeldAll
+	cuts atomic.Uint64
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -119,6 +120,7 @@ func (s *Server) Close() error {
 // Cut closes every connection that has carried the secret of that name, parked
 // ones too: what `secrets delete --now` asks for.
 func (s *Server) Cut(secret string) {
+	s.cuts.Add(1) // first: see note
 	s.park.cut(secret)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,9 +236,19 @@ func (s *session) carries(secret string) bool {
 	return slices.Contains(s.names, secret)
 }
 
-// note adds the plan's secrets to those that the upstream has carried. Call it
-// before they are sent.
-func (s *session) note(plan *swap.Plan) {
+// note adds the plan's secrets to those that the upstream has carried. Call it before
+// they are sent, with the count of cuts from before they were asked for: where another
+// cut came since, it may have looked for this session too early, and they may not be
+// sent.
+func (s *session) note(plan *swap.Plan, cuts uint64) *swap.Refusal {
+	s.carry(plan)
+	if s.srv.cuts.Load() != cuts {
+		return refuseCut
+	}
+	return nil
+}
+
+func (s *session) carry(plan *swap.Plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range plan.Secrets {
