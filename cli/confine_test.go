@@ -24,7 +24,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/proxy/ca"
-	"github.com/superserve/superserve/proxy/pace"
 	"github.com/superserve/superserve/proxy/quick"
 )
 
@@ -201,16 +200,6 @@ var work = []struct {
 	{"serve TLS", serveTLS},
 	{"splice", spliceOnce},
 	{"look whether a parked connection lives", lookAtIdle},
-	{"pace a burst", func(prepared) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-		defer cancel()
-		p := pace.New()
-		for range 100 {
-			p.Beat()
-		}
-		p.Run(ctx)
-		return nil
-	}},
 	{"collect garbage", func(prepared) error {
 		for range 20 {
 			_ = make([]byte, 8<<20)

@@ -185,7 +185,7 @@ func (l *live) wire(t *testing.T, p *proxyRun) {
 	relay := web.New(web.Config{CA: p.ca, Dial: dialer, Swap: swapper, Audit: records})
 	t.Cleanup(func() { relay.Close() })
 	p.web.Store(relay)
-	wires := p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, records, nil)
+	wires := p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, records)
 	for _, port := range []uint16{443, 6001, 6002, 6003} {
 		dest := netip.AddrPortFrom(netip.MustParseAddr("198.18.0.2"), port)
 		if port == 443 {

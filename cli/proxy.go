@@ -24,7 +24,6 @@ import (
 	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/dns"
 	"github.com/superserve/superserve/proxy/egress"
-	"github.com/superserve/superserve/proxy/pace"
 	"github.com/superserve/superserve/proxy/passthrough"
 	"github.com/superserve/superserve/proxy/swap"
 	"github.com/superserve/superserve/proxy/web"
@@ -75,7 +74,6 @@ type proxyRun struct {
 	gate      *gate
 	begin     func() // starts to accept
 	ca        *ca.Authority
-	pacer     *pace.Pacer
 
 	streams, lookups []net.Listener
 	packets          []net.PacketConn
@@ -88,7 +86,7 @@ func newProxy(warn func(string)) (*proxyRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &proxyRun{handoff: handoff, warn: warn, pacer: pace.New()}
+	p := &proxyRun{handoff: handoff, warn: warn}
 	err = p.openSockets()
 	if err == nil {
 		err = p.wire()
@@ -136,9 +134,9 @@ func (p *proxyRun) wire() error {
 	p.server = proxy.New(proxy.Config{
 		Destination: destinations.Lookup, Names: table, Policy: p.gate, Upstream: dialer.Recheck,
 		Intercept: p.gate.intercepts, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
-		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder, p.pacer.Beat),
+		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder),
 		Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Refuse: relay.Refuse(), Audit: recorder}),
-		Audit:       recorder, MaxConns: p.handoff.MaxConns, Beat: p.pacer.Beat,
+		Audit:       recorder, MaxConns: p.handoff.MaxConns,
 	})
 	return nil
 }
@@ -167,7 +165,6 @@ func (p *proxyRun) serve(ctx context.Context) error {
 		})
 	}
 	p.begin = sync.OnceFunc(func() { p.accept(ctx, run) })
-	run(func() error { p.pacer.Run(ctx); return nil })
 	run(func() error { return p.notices.run(ctx, p.ready) })
 	run(func() error { return p.untilClosed(ctx) })
 	run(func() error { return trimLater(ctx, pages) })

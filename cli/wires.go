@@ -23,8 +23,8 @@ type wires struct{ cutters atomic.Pointer[[]cutter] }
 type cutter interface{ Cut(secret string) }
 
 // open returns the protocols, each by its constructor.
-func (w *wires) open(entries []api.Entry, resolver swap.Resolver, dialer *dial.Dialer, authority *ca.Authority, recorder audit.Recorder, beat func()) []proxy.Wire {
-	cfg := login.Config{Entries: entries, Resolver: resolver, Dial: dialer, CA: authority, Audit: recorder, Beat: beat}
+func (w *wires) open(entries []api.Entry, resolver swap.Resolver, dialer *dial.Dialer, authority *ca.Authority, recorder audit.Recorder) []proxy.Wire {
+	cfg := login.Config{Entries: entries, Resolver: resolver, Dial: dialer, CA: authority, Audit: recorder}
 	pg, rd, my := postgres.New(cfg), redis.New(cfg), mysql.New(cfg)
 	w.cutters.Store(&[]cutter{pg, rd, my})
 	return []proxy.Wire{pg, rd, my}

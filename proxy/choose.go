@@ -184,7 +184,7 @@ func (s *Server) peek(c *Conn, intercepted bool) error {
 	raw := c.Conn
 	head, hello, err := readHead(raw, window, s.timing.whole)
 	if len(head) > 0 {
-		c.Conn = &replay{Conn: raw, quick: quick.New(raw), beat: s.cfg.Beat, head: head}
+		c.Conn = &replay{Conn: raw, quick: quick.New(raw), head: head}
 	}
 	c.Hello = hello
 	if clear := raw.SetReadDeadline(time.Time{}); err == nil {

@@ -80,7 +80,4 @@ type Config struct {
 	// MaxConns caps the connections that are open at once; 0 is DefaultMaxConns.
 	// One connection more is reset.
 	MaxConns int
-	// Beat is called at each read from a client whose first bytes were looked at, for
-	// package pace; nil is not called. It must be quick.
-	Beat func()
 }

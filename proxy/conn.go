@@ -75,8 +75,6 @@ type replay struct {
 	net.Conn          // what Detach gives back
 	quick    net.Conn // the same, for Read and Write
 
-	beat func() // Config.Beat
-
 	mu   sync.Mutex
 	head []byte
 }
@@ -86,9 +84,6 @@ func (r *replay) Write(p []byte) (int, error) { return r.quick.Write(p) }
 
 // Read returns the rest of the head first.
 func (r *replay) Read(p []byte) (int, error) {
-	if r.beat != nil {
-		r.beat()
-	}
 	r.mu.Lock()
 	if len(r.head) > 0 {
 		n := copy(p, r.head)

@@ -79,4 +79,3 @@ func (d *Daemon) heldBy(run, name string) (*grant, *granted) {
 	}
 	return nil, nil
 }
-

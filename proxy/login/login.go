@@ -37,14 +37,13 @@ type Dialer interface {
 	Secure(ctx context.Context, conn net.Conn, name string, alpn []string) (*tls.Conn, error)
 }
 
-// Config is what a Desk works with. All but Beat are needed.
+// Config is what a Desk works with. All are needed.
 type Config struct {
 	Entries  []api.Entry    // the secrets of the run
 	Resolver swap.Resolver  // reveals their values
 	Dial     Dialer         // reaches upstreams
 	CA       *ca.Authority  // signs the leaf that a client sees
 	Audit    audit.Recorder // takes one event a use of a key before it leaves, and one a connection
-	Beat     func()         // proxy.Config's, for what is not read through its connections; may be nil
 }
 
 // Desk runs the sessions of one protocol. It is safe for concurrent use.
@@ -60,9 +59,6 @@ type Desk struct {
 // New returns the Desk of the protocol that is called name and carries secrets of
 // the given kind.
 func New(name string, kind api.UseKind, cfg Config) *Desk {
-	if cfg.Beat == nil {
-		cfg.Beat = func() {}
-	}
 	return &Desk{cfg: cfg, name: name, keys: newKeys(cfg.Entries, kind), open: map[*Session]struct{}{}}
 }
 

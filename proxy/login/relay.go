@@ -20,8 +20,8 @@ func (s *Session) Relay() error {
 	}
 	if client, upstream, ok := s.bare(); ok {
 		return s.Run(
-			func() (int64, error) { return ferry(upstream, client, s.Beat) },
-			func() (int64, error) { return ferry(client, upstream, func() {}) },
+			func() (int64, error) { return ferry(upstream, client) },
+			func() (int64, error) { return ferry(client, upstream) },
 		)
 	}
 	return s.Run(
@@ -108,13 +108,12 @@ const bulk = 1 << 20
 
 // ferry is Pump between two connections without TLS. What fills the buffer is most of
 // an answer: the kernel moves the rest (splice(2), Linux 2.6.17).
-func ferry(dst, src *net.TCPConn, beat func()) (int64, error) {
+func ferry(dst, src *net.TCPConn) (int64, error) {
 	buf := make([]byte, relayBuffer)
 	in, out := quick.New(src), quick.New(dst)
 	var total int64
 	for {
 		n, err := in.Read(buf)
-		beat()
 		if n > 0 {
 			w, werr := out.Write(buf[:n])
 			total += int64(w)

@@ -41,10 +41,6 @@ type Session struct {
 // slice belongs to the session.
 func (s *Session) Keys() []*Key { return s.keys }
 
-// Beat says that the client has sent something, where the connection does not see that
-// itself: below it, or behind a server that spoke first.
-func (s *Session) Beat() { s.desk.cfg.Beat() }
-
 // Direct reports whether the connection began with a TLS hello.
 func (s *Session) Direct() bool { return s.conn.Hello != nil }
 

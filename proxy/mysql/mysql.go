@@ -60,9 +60,8 @@ func serve(ctx context.Context, ses *login.Session) error {
 		return err
 	}
 	var f framer
-	look := func(p []byte) error { ses.Beat(); return f.look(p) }
 	return ses.Run(
-		func() (int64, error) { return login.Pump(ses.Upstream, ses.Client, look) },
+		func() (int64, error) { return login.Pump(ses.Upstream, ses.Client, f.look) },
 		func() (int64, error) { return login.Pump(ses.Client, ses.Upstream, nil) },
 	)
 }

@@ -21,7 +21,6 @@ import (
 	"github.com/superserve/superserve/proxy/dial"
 	"github.com/superserve/superserve/proxy/egress"
 	"github.com/superserve/superserve/proxy/login"
-	"github.com/superserve/superserve/proxy/pace"
 	"github.com/superserve/superserve/proxy/passthrough"
 	"github.com/superserve/superserve/proxy/postgres"
 	"github.com/superserve/superserve/proxy/redis"
@@ -71,8 +70,7 @@ func proxyRole(args []string) error {
 	if *wire != "" {
 		binding.Uses = []api.Use{{Kind: api.UseKind(*wire)}}
 	}
-	pacer := pace.New()
-	server, err := newProxy(*upstream, *roots, *record, binding, pacer.Beat)
+	server, err := newProxy(*upstream, *roots, *record, binding)
 	if err != nil {
 		return err
 	}
@@ -94,12 +92,11 @@ func proxyRole(args []string) error {
 	ready(ln)
 	defer server.Close()
 	return untilTerm(func(ctx context.Context) error {
-		go pacer.Run(ctx)
 		return server.Serve(ctx, ln)
 	})
 }
 
-func newProxy(upstream, roots, record string, binding api.Binding, beat func()) (*proxy.Server, error) {
+func newProxy(upstream, roots, record string, binding api.Binding) (*proxy.Server, error) {
 	pem, err := os.ReadFile(roots)
 	if err != nil {
 		return nil, err
@@ -125,13 +122,13 @@ func newProxy(upstream, roots, record string, binding api.Binding, beat func()) 
 		return nil, err
 	}
 	server := web.New(web.Config{CA: authority, Dial: dialer, Swap: swapper, Audit: recorder})
-	wires := login.Config{Entries: entries, Resolver: memory{}, Dial: dialer, CA: authority, Audit: recorder, Beat: beat}
+	wires := login.Config{Entries: entries, Resolver: memory{}, Dial: dialer, CA: authority, Audit: recorder}
 	return proxy.New(proxy.Config{
 		Wires:       []proxy.Wire{postgres.New(wires), redis.New(wires)},
 		Destination: func(netip.AddrPort) (netip.AddrPort, error) { return netip.MustParseAddrPort("198.18.0.1:443"), nil },
 		Names:       oneName{}, Policy: policy, Intercept: swapper.Bound,
 		Web: server, Refuse: server.Refuse(), Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Audit: recorder}),
-		Audit: recorder, Beat: beat,
+		Audit: recorder,
 	}), nil
 }
 
