@@ -41,7 +41,7 @@ limits: ## attack a proxy and print what it costs (docs/LIMITS.md)
 vm: ## the privileged tests on Debian's kernels, in QEMU (docs/KERNELS.md)
 	$(ROOT) scripts/vm
 
-bench: setup build ## ratios against a splice, nginx, pgbouncer and runsc alone
+bench: bench-work ## ratios against a splice, nginx, pgbouncer and runsc alone
 	$(ROOT) go run ./cli/e2e/bench
 	go test -run '^$$' -bench 'Scan/(append|memcpy)|Keys/(chunk|event)' ./proxy/redact
 bench-work: setup build ## git, npm, ripgrep, Go and small files, against runsc alone and the host
