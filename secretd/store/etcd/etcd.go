@@ -20,8 +20,11 @@ import (
 )
 
 const (
-	// readPatience is how long a read may wait for a majority, and a stale one for a member.
+	// readPatience is how long a read may wait for a majority.
 	readPatience = 2 * time.Second
+	// memberPatience is how long a read without one may wait for each member: one that is
+	// cut off answers nothing, and the client asks them in turns.
+	memberPatience = time.Second
 	// writePatience is how long a change may take, elections included.
 	writePatience = 5 * time.Second
 	// stalePause is how long reads do not ask for a majority after one was not there.
@@ -117,20 +120,24 @@ func (s *Store) Get(ctx context.Context, key string) (store.Record, error) {
 // is cut in two or has lost members.
 func (s *Store) read(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	if time.Now().UnixNano() > s.stale.Load() {
-		r, err := s.get(ctx, key, options...)
+		r, err := s.get(ctx, readPatience, key, options...)
 		if err == nil || ctx.Err() != nil {
 			return r, err
 		}
 	}
-	r, err := s.get(ctx, key, append(options, clientv3.WithSerializable())...)
+	options = append(options, clientv3.WithSerializable())
+	r, err := s.get(ctx, memberPatience, key, options...)
+	for try := 1; err != nil && try < len(s.client.Endpoints()) && ctx.Err() == nil; try++ {
+		r, err = s.get(ctx, memberPatience, key, options...)
+	}
 	if err == nil {
 		s.stale.Store(time.Now().Add(stalePause).UnixNano())
 	}
 	return r, err
 }
 
-func (s *Store) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, readPatience)
+func (s *Store) get(ctx context.Context, patience time.Duration, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r, err := s.client.Get(ctx, key, options...)
 	if err != nil {
