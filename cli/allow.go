@@ -15,10 +15,9 @@ import (
 	"github.com/superserve/superserve/secretd/api"
 )
 
-// mayAllow reports whether a run can ask its user: on a terminal that the agent does not have for itself. There the
-// question would stand in what the agent draws, and its answer be typed into the agent.
+// mayAllow reports whether a run can ask its user: on a terminal.
 func (sh *shell) mayAllow(f runFlags) bool {
-	return !f.tty && !f.asJSON && !f.quiet && isTerminal(sh.in) && isTerminal(sh.err)
+	return !f.asJSON && !f.quiet && isTerminal(sh.in) && isTerminal(sh.err)
 }
 
 // allow asks where unbound secrets of an agent may go: for this run, or for good, which is `secrets bind`.
@@ -51,11 +50,17 @@ func (sh *shell) allow(name string) sandbox.Ask {
 	}
 }
 
-// askAllow puts the question. Anything but a clear yes is no, and so is no answer until the run ends.
+// askAllow puts the question. Anything but a clear yes is no, and so is no answer until the run ends. An agent that
+// draws the screen or takes each key as it is typed is not interrupted: the question would stand in its picture, and the
+// answer be meant for it.
 func (sh *shell) askAllow(ctx context.Context, s *sandbox.Sandbox, secret, host string) string {
+	if s.Raw() {
+		return ""
+	}
 	release := s.HoldInput()
 	defer release()
 	fd := int(sh.in.Fd())
+	defer byLines(fd)()
 	unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIFLUSH) // what was typed before was no answer
 	fmt.Fprintf(sh.err, "%s %s to %s? (once/always/no) ", sh.paint(sh.err, yellow, "allow"), secret, host)
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -65,6 +70,20 @@ func (sh *shell) askAllow(ctx context.Context, s *sandbox.Sandbox, secret, host 
 		fmt.Fprintln(sh.err)
 	}
 	return strings.ToLower(strings.TrimSpace(line))
+}
+
+// byLines has a terminal that an agent was given read by lines, with echo, until restore is called.
+func byLines(fd int) (restore func()) {
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return func() {}
+	}
+	t := *before
+	t.Iflag |= unix.ICRNL
+	t.Oflag |= unix.OPOST | unix.ONLCR
+	t.Lflag |= unix.ICANON | unix.ECHO | unix.ISIG
+	unix.IoctlSetTermios(fd, unix.TCSETS, &t)
+	return func() { unix.IoctlSetTermios(fd, unix.TCSETS, before) }
 }
 
 // readTyped reads one line of a terminal, which gives out whole ones, unless ctx ends first.

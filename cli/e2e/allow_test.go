@@ -13,11 +13,11 @@ import (
 )
 
 // TestAllowIsAsked answers on a terminal where an unbound secret may go. The request waits for it; without a terminal,
-// and on one that the agent has for itself, nobody is asked.
+// and where the agent takes each key as it is typed, nobody is asked.
 func TestAllowIsAsked(t *testing.T) {
 	const key = "tok-Zk3yRealRealRealRealReal0004"
 	w := newWorld(t, "api.example.com", "other.example.com")
-	dir := agentProjectAt(t, w, `for h in api other; do codes="$codes $(curl -sS -m 20 -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $MY_TOKEN" https://$h.example.com/echo)"; done; echo "codes$codes"; read line; echo "agent read $line"`, "secrets: [MY_TOKEN]\n")
+	const asks = `for h in api other; do codes="$codes $(curl -sS -m 20 -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $MY_TOKEN" https://$h.example.com/echo)"; done; echo "codes$codes"; read line; echo "agent read $line"`
 	for _, tt := range []struct {
 		name, answer string
 		flags        []string
@@ -27,11 +27,18 @@ func TestAllowIsAsked(t *testing.T) {
 		{"asks, and takes no", "no", []string{"-t=false"}, "codes 403 403", false},
 		{"takes a word that it does not know for no", "yes please", []string{"-t=false"}, "codes 403 403", false},
 		{"allows it once", "once", []string{"-t=false"}, "codes 200 200", false}, // the second takes the placeholder along, which opens nothing
-		{"asks nobody on the agent's own terminal", "", []string{"-t"}, "codes 200 200", false},
+		{"asks on a terminal that the agent reads by lines", "no", []string{"-t"}, "codes 403 403", false},
+		{"allows it there", "once", []string{"-t"}, "codes 200 200", false},
+		{"asks nobody where the agent takes each key", "", []string{"-t"}, "codes 403 403", false},
 		{"allows it always", "always", []string{"-t=false"}, "codes 200 200", true},
 	} {
 		t.Run("it "+tt.name, func(t *testing.T) {
 			w.set("plain", "MY_TOKEN", key)
+			script := asks
+			if tt.answer == "" {
+				script = "stty -icanon\n" + asks
+			}
+			dir := agentProjectAt(t, w, script, "secrets: [MY_TOKEN]\n")
 			said := w.answering(t, tt.answer, append(append([]string{"run"}, w.runFlags()...), append(tt.flags, dir)...)...)
 			if !strings.Contains(said, tt.want) || !strings.Contains(said, "agent read typed") {
 				t.Errorf("want %q:\n%s", tt.want, said)
@@ -51,8 +58,8 @@ func TestAllowIsAsked(t *testing.T) {
 			keys++
 		}
 	}
-	if keys != 2 {
-		t.Errorf("%d requests arrived with the key, want 2", keys)
+	if keys != 3 {
+		t.Errorf("%d requests arrived with the key, want 3", keys)
 	}
 }
 
