@@ -3,6 +3,9 @@
 import Provider from 'oidc-provider'
 import { createServer } from 'node:http'
 
+// Debian 12 has Node 18, which does not know it.
+URL.parse ??= (url, base) => (URL.canParse(url, base) ? new URL(url, base) : null);
+
 const [issuer, secret] = process.argv.slice(2)
 const app = (client_id, token_endpoint_auth_method) => ({
   client_id, client_secret: secret, token_endpoint_auth_method,
