@@ -1,9 +1,11 @@
 // An authorization server (oidc-provider) that lets everybody in at once: provider.mjs ISSUER SECRET.
 // It prints its port. Refresh tokens rotate: a used one ends the grant.
 import Provider from 'oidc-provider'
+import { webcrypto } from 'node:crypto'
 import { createServer } from 'node:http'
 
-// Debian 12 has Node 18, which does not know it.
+// Debian 12 has Node 18, which knows neither.
+globalThis.crypto ??= webcrypto;
 URL.parse ??= (url, base) => (URL.canParse(url, base) ? new URL(url, base) : null);
 
 const [issuer, secret] = process.argv.slice(2)
