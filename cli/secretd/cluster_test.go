@@ -208,7 +208,7 @@ func (h *held) resolve(t *testing.T) (string, error) {
 	return string(s()), nil
 }
 
-// within waits up to a second, the promise, and says how long it took.
+// within waits, for a minute at most, and says how long it took.
 func within(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	began := time.Now()
