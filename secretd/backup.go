@@ -123,6 +123,9 @@ func writeLine(w io.Writer, v any) error {
 // generation that is above its anchor's. It is there wholly or not at all. The error
 // wraps ErrBackup for what is no backup, and fs.ErrExist where a store is already.
 func Restore(ctx context.Context, cfg Config, r io.Reader, from ...age.Identity) (records int, err error) {
+	if cfg.Shared != nil {
+		return 0, errors.New("restore backup: only into a store of this host's own")
+	}
 	plain, err := age.Decrypt(r, from...)
 	if err != nil {
 		return 0, fmt.Errorf("decrypt backup: %w", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/superserve/superserve/secretd/api"
 	"github.com/superserve/superserve/secretd/ledger"
 	"github.com/superserve/superserve/secretd/seal"
+	"github.com/superserve/superserve/secretd/store"
 )
 
 func identity(t testing.TB) *age.X25519Identity {
@@ -120,6 +121,12 @@ func TestBackup(t *testing.T) {
 		log, err := os.ReadFile(filepath.Join(from.State, "secretd", "audit.log"))
 		if err != nil || !bytes.Contains(log, []byte(`"verb":"backup"`)) || !bytes.Contains(log, []byte(`"verb":"restore"`)) {
 			t.Errorf("the audit log says %s, %v", log, err)
+		}
+	})
+	t.Run("it is not put beside a shared store", func(t *testing.T) {
+		to := Config{State: t.TempDir(), Shared: func(context.Context) (store.Watcher, error) { return nil, errors.New("not to be opened") }}
+		if _, err := Restore(t.Context(), to, bytes.NewReader(b), id); err == nil || !strings.Contains(err.Error(), "this host's own") {
+			t.Fatalf("got %v", err)
 		}
 	})
 	t.Run("it is not put in place of another's store that was lost", func(t *testing.T) {
