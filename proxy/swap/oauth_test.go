@@ -207,7 +207,7 @@ func FuzzTake(f *testing.F) {
 	s, _ := oauthSwapper(f, false)
 	plan, _, _, _, _ := judged(f, s, "auth.x.com", "/token", "grant_type=refresh_token&refresh_token="+refreshFake, formType)
 	f.Fuzz(func(t *testing.T, status int, kind string, body []byte) {
-		s.purse = purse{}
+		s.purse = &purse{}
 		out, covered, refused := plan.Capture().Take(context.Background(), Answer{Status: status, Type: kind, Body: body})
 		if refused != nil {
 			return

@@ -53,12 +53,12 @@ func (p *purse) within(text []byte) *entry {
 	return nil
 }
 
-// same returns the entry of a token that the run has already.
+// same returns the entry of a token that the run has already. After a Rebind its parent is another entry of that secret.
 func (p *purse) same(value []byte, refreshes bool, parent *entry) *entry {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	for _, e := range p.entries {
-		if m := e.minted; m.parent == parent && m.refreshes == refreshes && bytes.Equal(m.secret(), value) {
+		if m := e.minted; m.parent.Placeholder == parent.Placeholder && m.refreshes == refreshes && bytes.Equal(m.secret(), value) {
 			return e
 		}
 	}

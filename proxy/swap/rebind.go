@@ -34,7 +34,7 @@ func (s *Swapper) now() *Swapper {
 }
 
 // Rebind gives the secret of a name a binding, for the requests that are judged from now on. Tokens that answers brought
-// before are unknown after it.
+// stay known.
 func (s *Swapper) Rebind(name string, b api.Binding) {
 	s.one.Lock()
 	defer s.one.Unlock()
@@ -44,7 +44,12 @@ func (s *Swapper) Rebind(name string, b api.Binding) {
 			entries[i].Binding = b
 		}
 	}
-	s.next.Store(New(entries, s.resolver, Agent(s.agent)))
+	s.next.Store(New(entries, s.resolver, Agent(s.agent), heir(s)))
+}
+
+// heir has a Swapper know the tokens of another, and make placeholders of more as that does.
+func heir(of *Swapper) Option {
+	return func(s *Swapper) { s.purse, s.ownMarker = of.purse, of.ownMarker }
 }
 
 // Unbound reports whether the run has a secret that is bound to no host.

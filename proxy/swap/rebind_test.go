@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"encoding/json"
 	"testing"
 
 	"github.com/superserve/superserve/secretd/api"
@@ -36,5 +37,37 @@ func TestAsk(t *testing.T) {
 		if _, ref := s.Judge(t.Context(), target("other.example.com"), field); ref == nil || ref.Reason != ReasonMismatch || asked != 1 {
 			t.Errorf("another host: %v, asked %d times", ref, asked)
 		}
+	}
+}
+
+// TestRebindKeepsTokens: a token that came in an answer goes on after another secret was bound, and answers to requests
+// that were under way meanwhile bring the same tokens.
+func TestRebindKeepsTokens(t *testing.T) {
+	const unbound = "ssv_7aRkEr99unboundunboundunboundunbound"
+	first, k := oauthSwapper(t, false)
+	s := New(append(first.granted, api.Entry{Name: "TOKEN", Placeholder: unbound}), k)
+	const ask, answer = "grant_type=client_credentials&client_secret=" + clientFake, `{"access_token":"access-token-REAL","refresh_token":"minted-refresh-REAL"}`
+	got, _ := capture(t, s, ask, "application/json", answer)
+	waiting, _, _, _, _ := judged(t, s, "auth.x.com", "/token", ask, formType)
+	s.Rebind("TOKEN", api.Binding{Hosts: patterns(t, "api.example.com")})
+	used := func(token, want string) {
+		t.Helper()
+		_, fields, _, _, reason := judged(t, s, "v1.api.x.com", "/", "", "Authorization: Bearer "+token)
+		if reason != "" || fields[2] != "Bearer "+want {
+			t.Errorf("%q, %q; want %q", reason, fields, want)
+		}
+	}
+	used(got["access_token"].(string), "access-token-REAL")
+	body, _, refused := waiting.Capture().Take(t.Context(), Answer{Status: 200, Type: "application/json", Body: []byte(`{"access_token":"access-2-REAL"}`)})
+	if refused != nil {
+		t.Fatal(refused)
+	}
+	var late map[string]string
+	if err := json.Unmarshal(body, &late); err != nil {
+		t.Fatal(err)
+	}
+	used(late["access_token"], "access-2-REAL")
+	if again, _ := capture(t, s, ask, "application/json", answer); again["access_token"] != got["access_token"] || again["refresh_token"] != got["refresh_token"] {
+		t.Errorf("the same tokens became others: %v", again)
 	}
 }

@@ -64,7 +64,7 @@ type Swapper struct {
 	// tokens says that some secrets sign tokens, mints that some get tokens.
 	tokens, mints bool
 	signatures    signatures
-	purse         purse
+	purse         *purse
 	ownMarker     string // of tokens, in a run whose placeholders have none
 	rebinding
 }
@@ -104,6 +104,7 @@ func New(entries []api.Entry, r Resolver, options ...Option) *Swapper {
 		names:    newNameSet(),
 		entries:  make(map[string]*entry, len(entries)),
 		hosts:    make(map[api.Host][]bound),
+		purse:    new(purse),
 
 		ownMarker: placeholder.NewMarker(),
 	}
