@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -125,13 +126,13 @@ func (sh *shell) agentsDeleteCommand() *cobra.Command {
 		Use:   "delete AGENT",
 		Short: "Delete an agent's files; its secrets stay",
 		Args:  exactly("AGENT"),
-		RunE:  func(_ *cobra.Command, args []string) error { return sh.deleteAgent(args[0], yes) },
+		RunE:  func(cmd *cobra.Command, args []string) error { return sh.deleteAgent(cmd.Context(), args[0], yes) },
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd
 }
 
-func (sh *shell) deleteAgent(name string, yes bool) error {
+func (sh *shell) deleteAgent(ctx context.Context, name string, yes bool) error {
 	registry, err := sh.registry()
 	if err != nil {
 		return err
@@ -140,7 +141,7 @@ func (sh *shell) deleteAgent(name string, yes bool) error {
 		return sh.unknownAgent(registry, name)
 	}
 	if !yes {
-		if ok, err := sh.confirm(fmt.Sprintf("Delete agent '%s'?", name)); !ok {
+		if ok, err := sh.confirm(ctx, fmt.Sprintf("Delete agent '%s'?", name)); !ok {
 			return err
 		}
 	}

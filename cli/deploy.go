@@ -44,7 +44,7 @@ func (sh *shell) deploy(ctx context.Context, dir, name string, yes bool) error {
 		return err
 	}
 	if _, err := registry.Get(m.Name); err == nil && !yes {
-		if ok, err := sh.confirm(fmt.Sprintf("Agent '%s' already exists. Redeploy?", m.Name)); !ok {
+		if ok, err := sh.confirm(ctx, fmt.Sprintf("Agent '%s' already exists. Redeploy?", m.Name)); !ok {
 			return err
 		}
 	}

@@ -32,6 +32,7 @@ func Main() int {
 	sh := &shell{in: os.Stdin, out: os.Stdout, err: os.Stderr}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second interrupt ends this program as it does any, unless an agent runs under it
 	return sh.execute(ctx, os.Args[1:])
 }
 

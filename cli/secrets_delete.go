@@ -31,7 +31,7 @@ func (sh *shell) deleteSecret(ctx context.Context, agent, key string, yes, now b
 		return err
 	}
 	if !yes {
-		if ok, err := sh.confirm(fmt.Sprintf("Delete secret '%s' from agent '%s'?", key, agent)); !ok {
+		if ok, err := sh.confirm(ctx, fmt.Sprintf("Delete secret '%s' from agent '%s'?", key, agent)); !ok {
 			return err
 		}
 	}

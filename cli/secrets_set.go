@@ -52,7 +52,7 @@ func (sh *shell) setSecrets(ctx context.Context, agent string, args []string, f 
 	if err := api.CheckAgent(agent); err != nil {
 		return err
 	}
-	settings, err := sh.readSettings(args, f)
+	settings, err := sh.readSettings(ctx, args, f)
 	if err != nil {
 		return err
 	}
@@ -84,17 +84,17 @@ func wipe(settings []api.Setting) {
 
 // readSettings turns the arguments and the file into settings, or says what is wrong with the first
 // that is.
-func (sh *shell) readSettings(args []string, f setFlags) ([]api.Setting, error) {
+func (sh *shell) readSettings(ctx context.Context, args []string, f setFlags) ([]api.Setting, error) {
 	binding, err := f.binding()
 	if err != nil {
 		return nil, err
 	}
-	pairs, err := sh.readPairs(args)
+	pairs, err := sh.readPairs(ctx, args)
 	if err != nil {
 		return nil, err
 	}
 	if f.envFile != "" {
-		more, err := readEnvFile(f.envFile)
+		more, err := await(ctx, func() ([]pair, error) { return readEnvFile(f.envFile) })
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +138,7 @@ func checkValue(p pair, allowShort bool) error {
 
 // readPairs reads the arguments. Bare words are judged first: one that is not to be asked for is most
 // likely half of `KEY VALUE`, and the error must then name the key and not the value.
-func (sh *shell) readPairs(args []string) ([]pair, error) {
+func (sh *shell) readPairs(ctx context.Context, args []string) ([]pair, error) {
 	for _, arg := range args {
 		if !strings.Contains(arg, "=") && !sh.mayAsk(args) {
 			return nil, formatError(arg)
@@ -162,7 +162,7 @@ func (sh *shell) readPairs(args []string) ([]pair, error) {
 	}
 	pairs := make([]pair, 0, len(args))
 	for _, arg := range args {
-		p, err := sh.readPair(arg)
+		p, err := sh.readPair(ctx, arg)
 		if err != nil {
 			return nil, err
 		}
@@ -193,17 +193,17 @@ func (sh *shell) mayAsk(args []string) bool {
 	return true
 }
 
-func (sh *shell) readPair(arg string) (pair, error) {
+func (sh *shell) readPair(ctx context.Context, arg string) (pair, error) {
 	key, text, given := strings.Cut(arg, "=")
 	var value []byte
 	var err error
 	switch {
 	case !given:
-		value, err = sh.askSecret(key)
+		value, err = sh.askSecret(ctx, key)
 	case text == "-":
-		value, err = readValue(sh.in, key)
+		value, err = await(ctx, func() ([]byte, error) { return readValue(sh.in, key) })
 	case strings.HasPrefix(text, "@"):
-		value, err = readValueFile(text[1:], key)
+		value, err = await(ctx, func() ([]byte, error) { return readValueFile(text[1:], key) })
 	default:
 		value = []byte(text)
 	}
@@ -225,7 +225,11 @@ func readValue(r io.Reader, key string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
-	return bytes.TrimSuffix(bytes.TrimSuffix(value, []byte("\n")), []byte("\r")), nil
+	return trimLineEnd(value), nil
+}
+
+func trimLineEnd(b []byte) []byte {
+	return bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 }
 
 func readEnvFile(name string) ([]pair, error) {
