@@ -249,7 +249,7 @@ func checkMode(info os.FileInfo, never os.FileMode, service bool) error {
 // checkBoot runs `true` in a sandbox on a state of its own, with everything but secrets, and times it.
 // gVisor's platform is the one that every run uses, never kvm unprobed.
 func checkBoot(ctx context.Context) finding {
-	const patience = 30 * time.Second
+	const patience = time.Minute // a starved machine has needed more than half of it
 	const remedy = "run `superserve run` with another gVisor by --runsc, and report this line"
 	state, err := os.MkdirTemp("", "superserve-doctor-")
 	if err != nil {

@@ -20,9 +20,11 @@ import (
 	"github.com/superserve/superserve/runtime/thread"
 )
 
-// readyTimeout bounds the start of the proxy on a very busy host, and partTimeout its end.
+// readyTimeout bounds the start of the proxy on a very busy host, and partTimeout its end. A proxy that dies is noticed
+// at once, so only one that hangs takes all of it. Ten seconds were too few for an emulated machine that had nine times
+// as much to do as processors (2026-11-23).
 const (
-	readyTimeout = 10 * time.Second
+	readyTimeout = 30 * time.Second
 	partTimeout  = 2 * time.Second
 )
 
