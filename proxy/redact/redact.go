@@ -62,6 +62,8 @@ type Set struct {
 	bigrams []uint64
 	// short is true when some form is shorter than a word.
 	short bool
+	// more is a Set that is searched too, see Including; nil for nearly all.
+	more *Set
 	// probes counts what looks like guessing (guess.go), over this Set and those
 	// that With made of it.
 	probes *atomic.Int32
@@ -89,6 +91,21 @@ func (s *Set) With(pairs []Pair) *Set {
 		return s
 	}
 	return build(s, pairs)
+}
+
+// Including returns a Set for one answer: it covers s and the keys of pairs, which came
+// with its request and of which s has lost the passing ones by now. It is s itself when
+// it has them, and is not for With. s may be nil.
+func (s *Set) Including(pairs []Pair) *Set {
+	if len(pairs) == 0 || s != nil && s.coversAll(pairs) {
+		return s
+	}
+	if s == nil {
+		return New(pairs)
+	}
+	n := build(&Set{probes: s.probes}, pairs)
+	n.more, n.longest = s, max(n.longest, s.longest)
+	return n
 }
 
 func (s *Set) coversAll(pairs []Pair) bool {
@@ -177,7 +194,7 @@ func (s *Set) take(k key) {
 }
 
 // Empty reports whether there is nothing to search for.
-func (s *Set) Empty() bool { return s == nil || len(s.forms) == 0 }
+func (s *Set) Empty() bool { return s == nil || len(s.forms) == 0 && s.more.Empty() }
 
 // Value redacts a complete value, such as that of a header field. It returns p
 // itself when there is nothing to hide, else a new slice of the same length.

@@ -144,26 +144,34 @@ func put(out []byte, start int, repl []byte, covered int) int {
 // and returns the longest opening at the end of p.
 func (st *Stream) find(p []byte) opening {
 	st.hits = st.hits[:0]
-	s := st.set
 	open := opening{start: len(p)}
-	if s.Empty() {
+	if st.set.Empty() {
 		return open
 	}
+	open = st.findIn(st.set, p, open)
+	if more := st.set.more; more != nil {
+		open = st.findIn(more, p, open)
+		slices.SortStableFunc(st.hits, byStart)
+	}
+	return open
+}
+
+func (st *Stream) findIn(s *Set, p []byte, open opening) opening {
 	if t := &s.table; t.step > 0 {
 		for i := t.look(p, 0); i >= 0; i = t.look(p, i+t.step) {
-			open = st.compare(p, i, open)
+			open = st.compare(s, p, i, open)
 		}
 	}
 	if s.short {
-		st.findShort(p)
+		st.findShort(s, p)
 	}
 	return s.openingAt(p, open)
 }
 
 // compare looks up the word at i, which passed the filter, and compares every
 // form that has it.
-func (st *Stream) compare(p []byte, i int, open opening) opening {
-	t := &st.set.table
+func (st *Stream) compare(s *Set, p []byte, i int, open opening) opening {
+	t := &s.table
 	w := binary.LittleEndian.Uint64(p[i:])
 	from := len(st.hits)
 	for at := w * hashFactor >> t.narrow; t.slots[at].form != 0; at = (at + 1) & uint64(len(t.slots)-1) {
@@ -171,7 +179,7 @@ func (st *Stream) compare(p []byte, i int, open opening) opening {
 		if t.slots[at].w != w || start < 0 {
 			continue
 		}
-		f := &st.set.forms[t.slots[at].form-1]
+		f := &s.forms[t.slots[at].form-1]
 		switch rest := p[start:]; {
 		case bytes.HasPrefix(rest, f.needle):
 			st.hits = append(st.hits, hit{start, f})
@@ -186,10 +194,10 @@ func (st *Stream) compare(p []byte, i int, open opening) opening {
 }
 
 // findShort is the slow path for forms that hold no word: a pass each.
-func (st *Stream) findShort(p []byte) {
+func (st *Stream) findShort(s *Set, p []byte) {
 	from := len(st.hits)
-	for i := range st.set.forms {
-		f := &st.set.forms[i]
+	for i := range s.forms {
+		f := &s.forms[i]
 		if len(f.needle) >= word {
 			continue
 		}

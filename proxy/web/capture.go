@@ -78,8 +78,8 @@ func (r *h1relay) relayCaptured(n int) (keep bool, fault *swap.Refusal, err erro
 	}
 	r.cover(covered)
 	r.event.Status = status
-	a.stream = r.s.set.Stream()
-	r.back = append(r.back[:0], head...)
+	a.stream = r.covering().Stream()
+	r.back = append(r.back[:0], r.clean(head)...) // once more: a cookie may repeat a token
 	a.redact(body)
 	if err := a.finish(); err != nil {
 		return false, nil, err

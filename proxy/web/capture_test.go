@@ -68,10 +68,22 @@ type provider struct {
 	shape  string // of the answers
 	access string
 	seen   []string
+	cookie bool   // repeat a token in a cookie
+	slow   func() // before /slow is answered
 }
 
 func (p *provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
+	if r.URL.Path == "/slow" {
+		slow := p.slow
+		p.mu.Unlock()
+		slow()
+		w.Header().Set("Trailer", "X-End")
+		w.Header().Set("X-Echo", r.Header.Get("Authorization"))
+		fmt.Fprintf(w, "you came with %s", r.Header.Get("Authorization"))
+		w.Header().Set("X-End", r.Header.Get("Authorization"))
+		return
+	}
 	defer p.mu.Unlock()
 	body, _ := io.ReadAll(r.Body)
 	if r.URL.Path != "/token" {
@@ -87,6 +99,9 @@ func (p *provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.access = fmt.Sprintf("access-token-number-%d-REALREALREAL", p.count)
 	text, _ := json.Marshal(map[string]any{"access_token": p.access, "refresh_token": fmt.Sprintf("refresh-token-number-%d-REALREAL", p.count), "expires_in": 3600, "pad": strings.Repeat("x", 20000)})
 	w.Header().Set("Content-Type", "application/json")
+	if p.cookie {
+		w.Header().Set("Set-Cookie", "session="+p.access)
+	}
 	switch p.shape {
 	case "gzip":
 		w.Header().Set("Content-Encoding", "gzip")

@@ -30,8 +30,10 @@ const (
 	fieldTrailer
 	fieldAcceptEncoding
 	fieldContentEncoding
-	fieldHop          // Keep-Alive, Proxy-Connection, Proxy-Authorization: for the next hop only
-	fieldHTTP2Setting // HTTP2-Settings, the other half of an h2c upgrade
+	fieldMessageCoding // how messages are compressed one by one: of gRPC, of Connect
+	fieldMessageAccept // how they may be
+	fieldHop           // Keep-Alive, Proxy-Connection, Proxy-Authorization: for the next hop only
+	fieldHTTP2Setting  // HTTP2-Settings, the other half of an h2c upgrade
 	fieldAltSvc
 	fieldWSExtensions
 	fieldWSAccept
@@ -49,6 +51,8 @@ var knownFields = func() (t [32][]knownField) {
 		{"transfer-encoding", fieldTransferEncoding}, {"connection", fieldConnection},
 		{"expect", fieldExpect}, {"upgrade", fieldUpgrade}, {"te", fieldTE}, {"trailer", fieldTrailer},
 		{"accept-encoding", fieldAcceptEncoding}, {"content-encoding", fieldContentEncoding},
+		{"grpc-encoding", fieldMessageCoding}, {"grpc-accept-encoding", fieldMessageAccept},
+		{"connect-content-encoding", fieldMessageCoding}, {"connect-accept-encoding", fieldMessageAccept},
 		{"keep-alive", fieldHop}, {"proxy-connection", fieldHop}, {"proxy-authorization", fieldHop},
 		{"http2-settings", fieldHTTP2Setting}, {"alt-svc", fieldAltSvc},
 		{"sec-websocket-extensions", fieldWSExtensions}, {"sec-websocket-accept", fieldWSAccept},

@@ -409,7 +409,7 @@ func (h *requestHead) appendLine(dst []byte, i int, t *swap.Target, narrow bool)
 	case fieldHost:
 		dst = append(append(dst, f.Name...), ": "...)
 		return append(appendAuthority(dst, t), "\r\n"...)
-	case fieldAcceptEncoding:
+	case fieldAcceptEncoding, fieldMessageAccept:
 		if narrow {
 			return appendField(dst, f.Name, identityCoding)
 		}

@@ -22,6 +22,7 @@ type responseHead struct {
 	coding   []byte
 	coded    bool // there is a Content-Encoding other than identity
 	codings  int  // Content-Encoding fields
+	hidden   bool // the messages in the body are compressed one by one
 	upgrade  bool // Upgrade: websocket and Connection: upgrade
 	wsAccept []byte
 }
@@ -93,6 +94,8 @@ func (h *responseHead) interpret(method []byte) *swap.Refusal {
 			h.codings++
 			h.coding = undone(value)
 			h.coded = h.coded || len(h.coding) > 0 && !foldEqual(h.coding, "identity")
+		case fieldMessageCoding:
+			h.hidden = h.hidden || !foldEqual(value, "identity")
 		case fieldUpgrade:
 			upgrade = foldEqual(value, "websocket")
 		case fieldWSAccept:

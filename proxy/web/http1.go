@@ -59,7 +59,8 @@ type h1relay struct {
 	meter   *budget.Meter // of the answer; nil for nearly all
 
 	pairs    []redact.Pair
-	cuts     uint64 // before the secrets of the request were asked for
+	own      ownKeys // of the request that is answered
+	cuts     uint64  // before the secrets of the request were asked for
 	event    audit.Event
 	isHead   bool
 	answered bool // bytes of the final answer went to the client
@@ -287,7 +288,7 @@ func (r *h1relay) attempt(ctx context.Context) (again, keep bool, err error) {
 			return false, r.bodyless(), r.refuse(ref, r.bodyless())
 		}
 	}
-	r.idle, r.capture = false, captureOf(ctx, plan)
+	r.idle, r.capture, r.own = false, captureOf(ctx, plan), ownOf(plan)
 	if ref := r.send(plan); ref != nil {
 		return false, false, r.refuse(ref, false)
 	}
@@ -363,6 +364,9 @@ func (r *h1relay) cover(plan *swap.Plan) {
 	r.s.set = r.s.srv.forms.With(r.s.set, r.pairs)
 	clear(r.pairs)
 }
+
+// covering returns what the answer is searched for.
+func (r *h1relay) covering() *redact.Set { return r.own.with(r.s.latest()) }
 
 // end records the request. err is that of relaying it.
 func (r *h1relay) end(err error) error {

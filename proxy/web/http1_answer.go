@@ -127,10 +127,10 @@ func (r *h1relay) relayAnswer() (keep bool, fault *swap.Refusal, err error) {
 // clean redacts a whole head, or a trailer section, at once: it keeps its length, so it
 // parses as before.
 func (r *h1relay) clean(p []byte) []byte {
-	if r.s.set == nil {
-		return p
+	if set := r.covering(); set != nil {
+		return set.Value(p)
 	}
-	return r.s.set.Value(p)
+	return p
 }
 
 // awaitAnswer waits for a whole head and returns its length.
@@ -171,9 +171,10 @@ func (r *h1relay) relayFinal(n int) (keep bool, fault *swap.Refusal, err error) 
 	if r.captures() {
 		return r.relayCaptured(n)
 	}
-	decode := r.res.coded && r.res.body != bodyNone && !r.s.set.Empty()
+	searched := r.s.searched()
+	decode := r.res.coded && r.res.body != bodyNone && searched
 	switch {
-	case decode && (r.res.status == http.StatusPartialContent || r.res.codings > 1):
+	case searched && r.res.hidden, decode && (r.res.status == http.StatusPartialContent || r.res.codings > 1):
 		return false, faultCoding, nil
 	case r.res.body == bodyChunked && r.req.http10:
 		return false, faultFraming, nil
@@ -189,8 +190,8 @@ func (r *h1relay) relayFinal(n int) (keep bool, fault *swap.Refusal, err error) 
 			a.framing = bodyClose
 		}
 	}
-	if !r.s.set.Empty() {
-		a.stream = r.s.set.Stream()
+	if searched {
+		a.stream = r.covering().Stream()
 	}
 	keep = !r.req.close && !r.req.http10 && !r.res.close
 	r.event.Status = r.res.status
@@ -390,6 +391,7 @@ func (a *answerBody) redact(p []byte) {
 	if r.meter != nil {
 		r.meter.Write(p)
 	}
+	a.stream.Widen(r.covering())
 	if !a.stream.Clean(p) {
 		r.tmp = a.stream.Append(r.tmp[:0], p)
 		p = r.tmp
@@ -438,6 +440,9 @@ func (a *answerBody) Read(p []byte) (int, error) {
 		}
 		if len(a.pending) > 0 || a.ended {
 			continue
+		}
+		if err := a.r.flush(); err != nil { // the head must not wait for what it heads
+			return 0, err
 		}
 		if err := a.fill(); err != nil {
 			return 0, err

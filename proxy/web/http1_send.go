@@ -27,7 +27,7 @@ func (r *h1relay) send(plan *swap.Plan) *swap.Refusal {
 	if cap(r.out) < need {
 		r.out = make([]byte, 0, need)
 	}
-	narrow := plan != nil || !r.s.set.Empty()
+	narrow := plan != nil || r.s.searched()
 	out := r.req.appendTo(r.out[:0], &r.s.target, plan, narrow)
 	if !large {
 		out = append(out, content...)

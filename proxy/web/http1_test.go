@@ -219,7 +219,7 @@ func TestForwards(t *testing.T) {
 		{"absolute form without a path", "GET HTTPS://" + testHost + ":443 HTTP/1.1\r\n" + host + end, "GET / HTTP/1.1\r\n" + host + end},
 		{"the real key", get + host + auth + end, get + host + "Authorization: Bearer " + testKey + "\r\n\r\n"},
 		{"identity beside a real key", get + auth + host + "Accept-Encoding: gzip, br\r\n\r\n", get + "Authorization: Bearer " + testKey + "\r\n" + host + "Accept-Encoding: identity\r\n\r\n"},
-		{"codings without a key", get + host + "Accept-Encoding: gzip, br\r\n\r\n", get + host + "Accept-Encoding: gzip, br\r\n\r\n"},
+		{"identity where a key is bound", get + host + "Accept-Encoding: gzip, br\r\n\r\n", get + host + "Accept-Encoding: identity\r\n\r\n"},
 		{"no hop-by-hop field", get + host + "Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nTE: deflate\r\nUpgrade-Insecure-Requests: 1\r\n\r\n", get + host + "Upgrade-Insecure-Requests: 1\r\n\r\n"},
 		{"trailers asked for", get + host + "TE: trailers\r\nConnection: TE\r\n\r\n", get + host + "Connection: TE\r\nTE: trailers\r\n\r\n"},
 		{"no Connection: close", get + host + "Connection: close\r\n\r\n", get + host + end},

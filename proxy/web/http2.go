@@ -108,6 +108,11 @@ type h2judge interface {
 	use(st *h2stream, plan *swap.Plan) *swap.Refusal
 	// cover returns the set widened by the plan's keys.
 	cover(set *redact.Set, plan *swap.Plan) *redact.Set
+	// latest returns the set widened by what other connections sent, where a key may
+	// come back.
+	latest(set *redact.Set) *redact.Set
+	// searched reports whether a key may come back.
+	searched(set *redact.Set) bool
 	// event describes a stream that is over.
 	event(st *h2stream) audit.Event
 	// record keeps events. An error ends the relay.

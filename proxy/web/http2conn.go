@@ -52,7 +52,7 @@ func (r *h2relay) goAway(from, other *h2side, f *http2.GoAwayFrame) {
 		return
 	}
 	debug := f.DebugData()
-	other.out.goAway(r.lastServed(f.LastStreamID), f.ErrCode, r.hide(string(debug[:min(len(debug), maxDebugBytes)])))
+	other.out.goAway(r.lastServed(f.LastStreamID), f.ErrCode, r.hide(r.judge.latest(r.set), string(debug[:min(len(debug), maxDebugBytes)])))
 }
 
 // settingsAck passes on the acknowledgement of SETTINGS that were passed on.

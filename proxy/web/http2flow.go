@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"golang.org/x/net/http2"
+
+	"github.com/superserve/superserve/proxy/redact"
 )
 
 // Connection windows. For the upstream's DATA the relay keeps
@@ -284,11 +286,18 @@ func (r *h2relay) appendData(st *h2stream, p []byte) int {
 // arm gives a stream a redactor once a real key went out on the connection, and
 // widens the one that it has. The mutex is held.
 func (r *h2relay) arm(st *h2stream) {
+	set := r.covering(st)
 	switch {
-	case r.set == nil:
+	case set == nil:
 	case st.redact == nil:
-		st.redact = r.set.Stream()
+		st.redact = set.Stream()
 	default:
-		st.redact.Widen(r.set)
+		st.redact.Widen(set)
 	}
+}
+
+// covering returns what the answer of st is searched for. The mutex is held.
+func (r *h2relay) covering(st *h2stream) *redact.Set {
+	r.set = r.judge.latest(r.set)
+	return st.own.with(r.set)
 }

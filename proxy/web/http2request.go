@@ -205,8 +205,9 @@ func (r *h2relay) judged(fields []hpack.HeaderField) []swap.Field {
 // forward sends a request upstream, with its keys when plan has any. The mutex
 // is held.
 func (r *h2relay) forward(st *h2stream, req *h2request, plan *swap.Plan) {
+	searched := r.judge.searched(r.set)
 	if plan != nil {
-		st.keyed = true
+		searched, st.keyed, st.own = true, true, ownOf(plan)
 		r.set = r.judge.cover(r.set, plan)
 	}
 	q := r.upstream.out
@@ -220,7 +221,7 @@ func (r *h2relay) forward(st *h2stream, req *h2request, plan *swap.Plan) {
 	} else {
 		q.field(":path", req.path, false)
 	}
-	r.forwardFields(req, plan)
+	r.forwardFields(req, plan, searched)
 	q.endHeaders(at)
 	if st.clientDone && st.queue == nil {
 		q.buf[at+4] |= byte(http2.FlagHeadersEndStream)
@@ -237,7 +238,7 @@ func (r *h2relay) forward(st *h2stream, req *h2request, plan *swap.Plan) {
 
 // forwardFields encodes a request's fields. Where answers are searched for keys,
 // the upstream is asked for ones that are not compressed.
-func (r *h2relay) forwardFields(req *h2request, plan *swap.Plan) {
+func (r *h2relay) forwardFields(req *h2request, plan *swap.Plan, searched bool) {
 	q := r.upstream.out
 	var edits []swap.Edit
 	room := 0
@@ -250,7 +251,7 @@ func (r *h2relay) forwardFields(req *h2request, plan *swap.Plan) {
 		case len(edits) > 0 && edits[0].Index == i:
 			q.secretField(f.Name, room+2*len(f.Value), edits[0].AppendValue)
 			edits = edits[1:]
-		case r.set != nil && f.Name == "accept-encoding":
+		case searched && f.Name == "accept-encoding":
 			if !narrowed {
 				q.field(f.Name, "identity", false)
 			}
@@ -258,7 +259,7 @@ func (r *h2relay) forwardFields(req *h2request, plan *swap.Plan) {
 		case req.reframed && f.Name == "content-length":
 			q.field(f.Name, strconv.Itoa(req.newLength), false)
 		case req.uncoded && f.Name == "content-encoding":
-		case r.set != nil && f.Name == "grpc-accept-encoding":
+		case searched && (f.Name == "grpc-accept-encoding" || f.Name == "connect-accept-encoding"):
 			q.field(f.Name, "identity", false)
 		default:
 			q.field(f.Name, f.Value, f.Sensitive)

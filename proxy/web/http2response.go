@@ -109,7 +109,7 @@ func (r *h2relay) relayEarly(st *h2stream, b *headerBlock) error {
 // a body that cannot be searched as it is gets decoded or refused.
 func (r *h2relay) response(st *h2stream, b *headerBlock, status int, fields []hpack.HeaderField) error {
 	coding := ""
-	if r.set != nil && !b.endStream && !st.head {
+	if r.judge.searched(r.set) && !b.endStream && !st.head {
 		var known bool
 		if coding, known = contentCoding(fields); !known {
 			r.upstream.out.reset(st.up, http2.ErrCodeCancel)
@@ -143,7 +143,7 @@ func (r *h2relay) response(st *h2stream, b *headerBlock, status int, fields []hp
 }
 
 // contentCoding returns the coding that hides a body, "" for none, and whether
-// it can be undone. Messages that gRPC compresses one by one cannot.
+// it can be undone. Messages that gRPC or Connect compress one by one cannot.
 func contentCoding(fields []hpack.HeaderField) (coding string, known bool) {
 	for _, f := range fields {
 		switch f.Name {
@@ -152,7 +152,7 @@ func contentCoding(fields []hpack.HeaderField) (coding string, known bool) {
 				coding += ", "
 			}
 			coding += string(undone([]byte(f.Value)))
-		case "grpc-encoding":
+		case "grpc-encoding", "connect-content-encoding":
 			if f.Value != "identity" {
 				return "", false
 			}
@@ -173,7 +173,7 @@ func plainCoding(coding string) bool { return coding == "" || coding == "identit
 // is being undone, the fields that speak of it are left out; alt-svc always, as
 // it would lead the agent to where nothing is relayed (QUIC). The mutex is held.
 func (r *h2relay) appendResponse(st *h2stream, list []hpack.HeaderField, last bool, coding string) {
-	q := r.client.out
+	q, set := r.client.out, r.covering(st)
 	at := q.begin(http2.FrameHeaders, 0, st.id)
 	for _, f := range list {
 		switch f.Name {
@@ -187,7 +187,7 @@ func (r *h2relay) appendResponse(st *h2stream, list []hpack.HeaderField, last bo
 		if coding != "" && checksCoding([]byte(f.Name)) {
 			continue
 		}
-		q.field(f.Name, r.hide(f.Value), f.Sensitive)
+		q.field(f.Name, r.hide(set, f.Value), f.Sensitive)
 	}
 	q.endHeaders(at)
 	if last {
@@ -196,12 +196,12 @@ func (r *h2relay) appendResponse(st *h2stream, list []hpack.HeaderField, last bo
 }
 
 // hide redacts a field's value.
-func (r *h2relay) hide(value string) string {
-	if r.set == nil {
+func (r *h2relay) hide(set *redact.Set, value string) string {
+	if set == nil {
 		return value
 	}
 	r.hidden = append(r.hidden[:0], value...)
-	clean := r.set.Value(r.hidden)
+	clean := set.Value(r.hidden)
 	if len(clean) == 0 || &clean[0] == &r.hidden[0] {
 		return value
 	}
@@ -233,9 +233,9 @@ func (r *h2relay) responseTrailers(st *h2stream, b *headerBlock) error {
 
 // endWithTrailers ends the answer of a stream. The mutex is held.
 func (r *h2relay) endWithTrailers(st *h2stream, fields []hpack.HeaderField) {
-	if r.set != nil {
+	if set := r.covering(st); set != nil {
 		for i := range fields {
-			fields[i].Value = r.hide(fields[i].Value)
+			fields[i].Value = r.hide(set, fields[i].Value)
 		}
 	}
 	appendTrailers(r.client.out, st.id, fields)

@@ -82,6 +82,15 @@ func (j *sessionJudge) cover(set *redact.Set, plan *swap.Plan) *redact.Set {
 	return j.s.srv.forms.With(set, plan.AppendPairs(space[:0]))
 }
 
+func (j *sessionJudge) latest(set *redact.Set) *redact.Set {
+	if latest := j.s.srv.forms.Latest(); latest != nil && j.searched(set) {
+		return latest
+	}
+	return set
+}
+
+func (j *sessionJudge) searched(set *redact.Set) bool { return set != nil || j.s.bound() }
+
 func (j *sessionJudge) event(st *h2stream) audit.Event {
 	ev := j.base(st)
 	ev.Kind, ev.Verdict, ev.Reason = audit.Request, audit.Allowed, st.reason

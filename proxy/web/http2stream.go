@@ -33,6 +33,7 @@ type h2stream struct {
 	trailers     []hpack.HeaderField // those, while the queue is not empty
 	chunks       *sign.Chunks        // sign the request's content anew; nil: it passes as it is
 	lent         int                 // bytes of DATA that the client may send for them beyond the upstream's window
+	own          ownKeys             // of the request
 	redact       *redact.Stream
 	decode       *h2decoder
 	meter        *budget.Meter       // of the answer's cost; nil for nearly all

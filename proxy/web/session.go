@@ -177,7 +177,8 @@ type session struct {
 	reused bool
 	// told is true when the connection's refusal is recorded already, by who judged it.
 	told bool
-	// set covers every real key that went out on upstream; nil before the first.
+	// set covers every real key that went out on upstream, and those that went out
+	// elsewhere before the last call of latest; nil before the first.
 	set *redact.Set
 
 	mu       sync.Mutex

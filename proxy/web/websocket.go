@@ -80,7 +80,7 @@ func (r *h1relay) tunnel(deflated *deflate) error {
 		fromClient <- n
 	}()
 	var err error
-	if r.s.set.Empty() {
+	if !r.s.searched() {
 		r.event.Received += relayBytes(r.in.conn, &r.up)
 	} else {
 		err = r.relayFrames(deflated)
@@ -111,13 +111,14 @@ func relayBytes(dst io.Writer, w *window) (sent int64) {
 // relayFrames redacts what the server says. An end between frames is the
 // server's; a frame that breaks the protocol ends the tunnel.
 func (r *h1relay) relayFrames(deflated *deflate) error {
-	f := frames{stream: r.s.set.Stream(), value: r.s.set.Value, deflate: deflated != nil, meter: r.meter}
+	f := frames{stream: r.covering().Stream(), value: r.clean, deflate: deflated != nil, meter: r.meter}
 	r.meter.Socket()
 	u := unpacker{relay: r, f: &f, forgets: f.deflate && deflated.forgets}
 	defer u.wipe()
 	for {
 		var n int
 		var ok bool
+		f.stream.Widen(r.covering())
 		r.back, n, ok = f.redact(r.back, r.up.bytes())
 		r.up.consume(n)
 		r.event.Received += int64(n)

@@ -119,7 +119,7 @@ func unpackedBy(in []byte, size int, d deflate) (*sink, error) {
 
 func unpackedWith(set *redact.Set, in []byte, size int, d deflate) (*sink, error) {
 	out := &sink{}
-	r := &h1relay{s: &session{set: set}, texts: &texts{}}
+	r := &h1relay{s: &session{srv: &Server{}, set: set}, texts: &texts{}}
 	r.in.conn, r.up.conn = out, &pieces{data: in, size: size}
 	err := r.relayFrames(&d)
 	r.release()
