@@ -16,6 +16,7 @@ import (
 
 	"github.com/superserve/superserve/secretd/api"
 	"github.com/superserve/superserve/secretd/audit"
+	"github.com/superserve/superserve/secretd/depot"
 	"github.com/superserve/superserve/secretd/ledger"
 	"github.com/superserve/superserve/secretd/private"
 	"github.com/superserve/superserve/secretd/seal"
@@ -31,6 +32,9 @@ type Config struct {
 	// in State; nil for none. Keys has to give the same key on each of them. The daemon
 	// closes it.
 	Shared func(context.Context) (store.Watcher, error)
+	// SharedParts opens the place of agents' files beside Shared; nil keeps agents as files
+	// of each host.
+	SharedParts func(context.Context) (store.Store, error)
 	// Keys is where the store's key comes from. Where it is nil, a store that is made
 	// gets the file "key" in the daemon's directory, and one that is there is opened
 	// by KeySource.
@@ -82,6 +86,12 @@ type Daemon struct {
 	changing sync.Mutex // one admin change at a time
 
 	accounts accounts // of what requests have used
+
+	depot *depot.Depot // nil where agents are files of this host
+	host  string       // this host's name, for people
+	// hostID tells it from others.
+	hostID string
+	tend   chan struct{} // asks for depot.Tend
 
 	mu      sync.Mutex
 	allowed map[string]api.Binding // by grant and secret: what one run was allowed
@@ -158,6 +168,9 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	if d.watched != nil {
+		if err := d.openDepot(ctx); err != nil {
+			return err
+		}
 		d.blind.Store(true)
 		d.wait.Go(d.follow)
 	}
@@ -193,6 +206,9 @@ func (d *Daemon) Close() error {
 	var errs []error
 	if d.store != nil {
 		d.storeUsed()
+		if d.depot != nil {
+			errs = append(errs, d.depot.Close())
+		}
 		errs = append(errs, d.store.Close())
 	}
 	if d.audit != nil {

@@ -162,13 +162,18 @@ func (s *door) answer(c *exchange, reply any, err error) {
 	if err != nil {
 		status, reply = s.refusal(err)
 	}
-	payload, err := json.Marshal(reply)
-	if err != nil {
-		s.log.Error("cannot encode reply", zap.Error(err))
-		return
+	payload, bare := reply.(raw)
+	kind := "application/octet-stream"
+	if !bare {
+		kind = "application/json"
+		var err error
+		if payload, err = json.Marshal(reply); err != nil {
+			s.log.Error("cannot encode reply", zap.Error(err))
+			return
+		}
 	}
 	defer locked.Wipe(payload)
-	out := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nConnection: close\r\n%s: %d\r\nContent-Length: %d\r\n\r\n",
+	out := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: "+kind+"\r\nConnection: close\r\n%s: %d\r\nContent-Length: %d\r\n\r\n",
 		status, http.StatusText(status), api.VersionHeader, api.Version, len(payload))
 	var rights []byte // no verb of a door that is no unix socket has any
 	if c.send != nil {
@@ -203,6 +208,11 @@ func (s *door) refusal(err error) (int, api.ErrorReply) {
 		return http.StatusForbidden, reply
 	case api.ErrInvalid, api.ErrVersion:
 		return http.StatusBadRequest, reply
+	case api.ErrLocal:
+		return http.StatusConflict, reply
+	case api.ErrDamaged:
+		s.log.Error("the shared store was changed from outside", zap.Error(err))
+		return http.StatusConflict, reply
 	}
 	s.log.Error("verb", zap.Error(err))
 	reply.Message = api.FromCode(code).Error() + "; its log says why"

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/superserve/superserve/secretd/audit"
+	"github.com/superserve/superserve/secretd/depot"
 	"github.com/superserve/superserve/secretd/failpoint"
 	"github.com/superserve/superserve/secretd/locked"
 	"github.com/superserve/superserve/secretd/seal"
@@ -91,7 +92,10 @@ func (d *Daemon) sealAgain(ctx context.Context, from, to *seal.Sealer) ([]store.
 		case r.Key == checkKey:
 			c.Delete = true
 		default:
-			return nil // holds nothing that is sealed
+			var ours bool
+			if c.Value, ours, err = depot.Again(d.store.ID(), r, from, to); !ours {
+				return nil // holds nothing that is sealed
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("record %q: %w", r.Key, err)

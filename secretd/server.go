@@ -39,6 +39,9 @@ func (d *Daemon) Serve(ctx context.Context, s *Sockets) error {
 	if s.Remote != nil {
 		doors[s.Remote] = newDoor(d.log, d.remoteRoutes(), d.cfg.Remote.identify)
 	}
+	if d.depot != nil {
+		d.wait.Go(d.tendAgents)
+	}
 	failed := make(chan error, len(doors))
 	var wait sync.WaitGroup
 	for l, at := range doors {
@@ -98,13 +101,24 @@ func (d *Daemon) routes() map[string]route {
 		"PUT /v1/agents/{agent}/secrets/{name}/binding": {d.bind, maxBody},
 		"PUT /v1/runs/{run}/secrets/{name}/binding":     {d.bindRun, maxBody},
 		"POST /v1/grants":                               {d.grant, maxBody},
+
+		"GET /v1/agents":                                           {d.listAgents, 0},
+		"GET /v1/agents/{agent}":                                   {d.getAgent, 0},
+		"DELETE /v1/agents/{agent}":                                {d.deleteAgent, 0},
+		"POST /v1/agents/{agent}/snapshots":                        {d.beginSnapshot, maxBody},
+		"POST /v1/agents/{agent}/snapshots/{snapshot}":             {d.commitSnapshot, 0},
+		"DELETE /v1/agents/{agent}/snapshots/{snapshot}":           {d.abortSnapshot, 0},
+		"PUT /v1/agents/{agent}/snapshots/{snapshot}/parts/{part}": {d.putPart, api.PartSize},
+		"GET /v1/agents/{agent}/snapshots/{snapshot}/parts/{part}": {d.getPart, 0},
 	}
 }
 
-// remoteRoutes are the admin verbs without grants.
+// remoteRoutes are the admin verbs without grants, and without what gives anything out that
+// was put in: agents' files.
 func (d *Daemon) remoteRoutes() map[string]route {
 	routes := d.routes()
 	delete(routes, "POST /v1/grants")
+	delete(routes, "GET /v1/agents/{agent}/snapshots/{snapshot}/parts/{part}")
 	return routes
 }
 

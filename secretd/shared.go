@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/depot"
 	"github.com/superserve/superserve/secretd/store"
 	"github.com/superserve/superserve/secretd/store/bolt"
 	"github.com/superserve/superserve/secretd/store/split"
@@ -26,7 +27,7 @@ const followPause = 500 * time.Millisecond
 var errRekeyed = errors.New("the shared store was given another key: start again with it")
 
 func ownKey(key string) bool {
-	return strings.HasPrefix(key, grantPrefix) || strings.HasPrefix(key, usedPrefix)
+	return strings.HasPrefix(key, grantPrefix) || strings.HasPrefix(key, usedPrefix) || strings.HasPrefix(key, depot.SeenPrefix)
 }
 
 // openStore opens the records: one file, or the shared store and a file beside.
@@ -42,7 +43,7 @@ func (d *Daemon) openStore(ctx context.Context) (store.Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, shared.Close())
 	}
-	d.watched = shared
+	d.watched, d.hostID = shared, local.ID()
 	return split.New(shared, local, ownKey), nil
 }
 
@@ -80,6 +81,7 @@ func (d *Daemon) changedElsewhere(keys []string) {
 	if len(keys) == 0 {
 		keys = append(d.heldKeys(), rootKey)
 		d.blind.Store(false)
+		d.askTend()
 	}
 	for _, key := range keys {
 		switch {
@@ -87,6 +89,8 @@ func (d *Daemon) changedElsewhere(keys []string) {
 			d.checkRoot()
 		case strings.HasPrefix(key, secretPrefix):
 			d.changedSecret(key)
+		case strings.HasPrefix(key, depot.AgentPrefix):
+			d.changedAgent(strings.TrimPrefix(key, depot.AgentPrefix))
 		}
 	}
 }

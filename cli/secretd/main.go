@@ -189,7 +189,9 @@ func (o options) config(log *zap.Logger) (secretd.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	cfg.Shared = shared
+	if shared != nil {
+		cfg.Shared, cfg.SharedParts = shared.records, shared.parts
+	}
 	if o.key == "" {
 		return cfg, nil
 	}

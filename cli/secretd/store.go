@@ -25,8 +25,18 @@ const storeUsage = `STORE is where hosts share their secrets; without it they ar
   vault://HOST:PORT/MOUNT/PATH?token=FILE[&ca=FILE][&namespace=NS]
                            the key-value engine, version 2, of an OpenBao or Vault server`
 
-// opener opens a shared store.
-type opener func(context.Context) (store.Watcher, error)
+// opener opens a shared store, or at a path below it another one.
+type opener func(ctx context.Context, below string) (store.Watcher, error)
+
+// partsBelow is where the files of agents are, beside the secrets: those are summed up and looked through when a
+// daemon starts.
+const partsBelow = "/parts"
+
+// records opens the secrets.
+func (o opener) records(ctx context.Context) (store.Watcher, error) { return o(ctx, "") }
+
+// parts opens the files of agents.
+func (o opener) parts(ctx context.Context) (store.Store, error) { return o(ctx, partsBelow) }
 
 // stores is the table of what --store may begin with.
 var stores = map[string]func(*url.URL) (opener, error){
@@ -65,8 +75,9 @@ func etcdStore(u *url.URL) (opener, error) {
 	for host := range strings.SplitSeq(u.Host, ",") {
 		c.Endpoints = append(c.Endpoints, scheme+host)
 	}
-	return func(ctx context.Context) (store.Watcher, error) {
+	return func(ctx context.Context, below string) (store.Watcher, error) {
 		c := c
+		c.Prefix += below
 		var err error
 		if scheme == "https://" {
 			if c.TLS, err = clientTLS(q.Get("ca"), q.Get("cert"), q.Get("key")); err != nil {
@@ -136,7 +147,9 @@ func vaultStore(u *url.URL) (opener, error) {
 		Server: bao.Server{Address: "https://" + u.Host, Namespace: q.Get("namespace"), TokenFile: q.Get("token"), CAFile: q.Get("ca")},
 		Mount:  mount, Prefix: prefix,
 	}
-	return func(ctx context.Context) (store.Watcher, error) {
+	return func(ctx context.Context, below string) (store.Watcher, error) {
+		c := c
+		c.Prefix += below
 		s, err := kv.Open(ctx, c)
 		if err != nil {
 			return nil, err

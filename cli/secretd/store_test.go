@@ -61,7 +61,7 @@ func TestStoreByTLS(t *testing.T) {
 		}
 		var s store.Watcher
 		for range 3 { // it is still starting
-			if s, err = open(t.Context()); err == nil {
+			if s, err = open.records(t.Context()); err == nil {
 				return s.Close()
 			}
 		}

@@ -44,7 +44,13 @@ type Agent struct {
 	Snap     string    `json:"snapshot"`
 	Deployed time.Time `json:"deployed_at"`
 	Snapshot
-	dir string
+	// Host is where it was deployed, and Digest the SHA-256 of its snapshot in hex, for an agent of a store that hosts
+	// share; this host has a copy of it then. Both are "" for an agent of this host alone.
+	Host   string `json:"host,omitempty"`
+	Digest string `json:"digest,omitempty"`
+	// Elsewhere is true when another host than this, or somebody from afar, has deployed it.
+	Elsewhere bool `json:"-"`
+	dir       string
 }
 
 // Dir is the snapshot's folder: the project as it was deployed.
@@ -99,7 +105,15 @@ func (r *Registry) Deploy(ctx context.Context, name, dir string, ignore []string
 	}
 	defer unlock()
 	a := &Agent{Name: name, Source: source, Snap: newSnapshotID(), Deployed: time.Now().UTC(), dir: filepath.Join(r.dir, name)}
-	if err := a.fill(ctx, ig); err != nil {
+	err = a.fill(func(to *os.Root) (Snapshot, error) {
+		from, err := os.OpenRoot(a.Source)
+		if err != nil {
+			return Snapshot{}, err
+		}
+		defer from.Close()
+		return snapshot(ctx, from, folder{to}, ig)
+	})
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("deploy %q: %w", name, err), os.RemoveAll(a.Dir()))
 	}
 	a.sweep()
@@ -112,22 +126,17 @@ func newSnapshotID() string {
 	return fmt.Sprintf("%s-%x", time.Now().UTC().Format("20060102T150405"), random)
 }
 
-// fill copies the files, makes them durable and only then writes the record that names them.
-func (a *Agent) fill(ctx context.Context, ig *Ignore) error {
+// fill puts the files there, makes them durable and only then writes the record that names them.
+func (a *Agent) fill(files func(to *os.Root) (Snapshot, error)) error {
 	if err := os.MkdirAll(a.Dir(), 0o755); err != nil {
 		return err
 	}
-	from, err := os.OpenRoot(a.Source)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
 	to, err := os.OpenRoot(a.Dir())
 	if err != nil {
 		return err
 	}
 	defer to.Close()
-	if a.Snapshot, err = snapshot(ctx, from, to, ig); err != nil {
+	if a.Snapshot, err = files(to); err != nil {
 		return err
 	}
 	if err := syncAll(a.dir); err != nil {

@@ -25,11 +25,19 @@ type Snapshot struct {
 	Special []string `json:"-"` // sockets, pipes and devices, at most 10 names; not copied
 }
 
-// snapshot copies the project's files from one directory to another, empty one. Folders, regular files
+// sink takes the files of a project, each folder before what is in it. Names are slash-separated and local.
+type sink interface {
+	mkdir(name string, mode fs.FileMode) error
+	symlink(target, name string) error
+	// file takes a regular file of at most size bytes, and returns how many it took.
+	file(name string, mode fs.FileMode, size int64, from io.Reader) (int64, error)
+}
+
+// snapshot copies a project's files. Folders, regular files
 // and symlinks are copied; a symlink is copied as it is and never followed, so that what it points to
-// is looked up inside the sandbox, where no file of the host is behind it. The two os.Roots see to it
-// that a project that changes while it is read cannot lead the copy out of either.
-func snapshot(ctx context.Context, from, to *os.Root, ig *Ignore) (Snapshot, error) {
+// is looked up inside the sandbox, where no file of the host is behind it. The os.Root sees to it
+// that a project that changes while it is read cannot lead the copy out.
+func snapshot(ctx context.Context, from *os.Root, to sink, ig *Ignore) (Snapshot, error) {
 	c := copier{from: from, to: to}
 	err := fs.WalkDir(from.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err == nil {
@@ -54,8 +62,9 @@ func snapshot(ctx context.Context, from, to *os.Root, ig *Ignore) (Snapshot, err
 
 // copier holds the state of one snapshot.
 type copier struct {
-	from, to *os.Root
-	done     Snapshot
+	from *os.Root
+	to   sink
+	done Snapshot
 }
 
 func (c *copier) copy(name string, d fs.DirEntry) error {
@@ -66,16 +75,20 @@ func (c *copier) copy(name string, d fs.DirEntry) error {
 	if err != nil {
 		return err
 	}
-	if c.done.Files++; c.done.Files > maxFiles {
-		return fmt.Errorf("more than %d files: leave some out with `ignore` in %s", maxFiles, ManifestName)
+	if err := c.done.count(); err != nil {
+		return err
 	}
 	switch {
 	case info.IsDir():
-		return c.to.Mkdir(name, 0o700|info.Mode().Perm())
+		return c.to.mkdir(name, info.Mode().Perm())
 	case info.Mode().IsRegular():
 		return c.copyFile(name)
 	case info.Mode()&fs.ModeSymlink != 0:
-		return c.copyLink(name)
+		target, err := c.from.Readlink(name)
+		if err != nil {
+			return err
+		}
+		return c.to.symlink(target, name)
 	}
 	c.done.Files--
 	if len(c.done.Special) < 10 {
@@ -84,12 +97,20 @@ func (c *copier) copy(name string, d fs.DirEntry) error {
 	return nil
 }
 
-func (c *copier) copyLink(name string) error {
-	target, err := c.from.Readlink(name)
-	if err != nil {
-		return err
+// count counts one file more.
+func (s *Snapshot) count() error {
+	if s.Files++; s.Files > maxFiles {
+		return fmt.Errorf("more than %d files: leave some out with `ignore` in %s", maxFiles, ManifestName)
 	}
-	return c.to.Symlink(target, name)
+	return nil
+}
+
+// add counts the bytes of a file.
+func (s *Snapshot) add(n int64) error {
+	if s.Bytes += n; s.Bytes > maxBytes {
+		return fmt.Errorf("more than %d GiB: leave some out with `ignore` in %s", maxBytes>>30, ManifestName)
+	}
+	return nil
 }
 
 // copyFile copies a regular file and its permission bits; set-uid and the like do not travel.
@@ -107,14 +128,22 @@ func (c *copier) copyFile(name string) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s changed while it was copied", path.Base(name))
 	}
-	out, err := c.to.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm())
+	n, err := c.to.file(name, info.Mode().Perm(), info.Size(), io.LimitReader(in, maxBytes-c.done.Bytes+1))
+	return errors.Join(err, c.done.add(n))
+}
+
+// folder is a sink that is a folder, empty at first. Nothing is written over, and no link followed out of it.
+type folder struct{ root *os.Root }
+
+func (f folder) mkdir(name string, mode fs.FileMode) error { return f.root.Mkdir(name, 0o700|mode) }
+
+func (f folder) symlink(target, name string) error { return f.root.Symlink(target, name) }
+
+func (f folder) file(name string, mode fs.FileMode, _ int64, from io.Reader) (int64, error) {
+	out, err := f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	n, err := io.Copy(out, io.LimitReader(in, maxBytes-c.done.Bytes+1))
-	c.done.Bytes += n
-	if err == nil && c.done.Bytes > maxBytes {
-		err = fmt.Errorf("more than %d GiB: leave some out with `ignore` in %s", maxBytes>>30, ManifestName)
-	}
-	return errors.Join(err, out.Close())
+	n, err := io.Copy(out, from)
+	return n, errors.Join(err, out.Close())
 }

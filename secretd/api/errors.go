@@ -27,6 +27,10 @@ var (
 	ErrDenied = errors.New("permission denied")
 	// ErrInvalid means that the request itself is wrong.
 	ErrInvalid = errors.New("invalid")
+	// ErrLocal means that agents are files of each host: no store is shared.
+	ErrLocal = errors.New("agents are not shared here")
+	// ErrDamaged means that what lies in a shared store is not what was put there.
+	ErrDamaged = errors.New("the store's copy cannot be trusted")
 )
 
 // ErrorCode names a sentinel on the wire: one byte on the grant's channel, a word
@@ -34,8 +38,8 @@ var (
 type ErrorCode byte
 
 // sentinels lists the errors by their code; the order is part of the protocol.
-func sentinels() [10]error {
-	return [...]error{nil, ErrUnknown, ErrNotFound, ErrUnbound, ErrHost, ErrRevoked, ErrUnavailable, ErrVersion, ErrDenied, ErrInvalid}
+func sentinels() [12]error {
+	return [...]error{nil, ErrUnknown, ErrNotFound, ErrUnbound, ErrHost, ErrRevoked, ErrUnavailable, ErrVersion, ErrDenied, ErrInvalid, ErrLocal, ErrDamaged}
 }
 
 // Code returns the code of the sentinel that err wraps; an error that wraps none

@@ -35,16 +35,18 @@ const syncPause = time.Second
 type Event struct {
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time"`
-	// Verb is set, delete, bind, grant, resume, expose, resolve, end, rekey, backup, restore or accept
-	// (of a store that was rolled back).
+	// Verb is set, delete, bind, grant, resume, expose, resolve, end, rekey, backup, restore, accept
+	// (of a store that was rolled back), deploy or undeploy.
 	Verb  string `json:"verb"`
 	Agent string `json:"agent,omitempty"`
 	Run   string `json:"run,omitempty"`
 	// Names of secrets.
 	Names []string `json:"names,omitempty"`
-	Host  string   `json:"host,omitempty"`
-	Port  uint16   `json:"port,omitempty"`
-	Use   string   `json:"use,omitempty"`
+	// Digest is the SHA-256, in hex, of a snapshot that was deployed or taken away.
+	Digest string `json:"digest,omitempty"`
+	Host   string `json:"host,omitempty"`
+	Port   uint16 `json:"port,omitempty"`
+	Use    string `json:"use,omitempty"`
 	// Refused says why the answer was no; "" means that it was yes.
 	Refused string `json:"refused,omitempty"`
 	// UID and PID are the caller's as the kernel gave them when it connected; nil

@@ -172,7 +172,7 @@ func exchange(w io.Writer, r io.Reader, method, path string, body any, connectio
 	defer locked.Wipe(payload)
 	var head bytes.Buffer
 	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: secretd\r\nConnection: %s\r\n%s: %d\r\n", method, path, connection, api.VersionHeader, api.Version)
-	fmt.Fprintf(&head, "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n", len(payload))
+	fmt.Fprintf(&head, "Content-Type: %s\r\nContent-Length: %d\r\n\r\n", contentType(body), len(payload))
 	// An early refusal may come while the body is still being written: the answer,
 	// not the broken pipe, is what the caller has to see.
 	_, wrote := (&net.Buffers{head.Bytes(), payload}).WriteTo(w)
@@ -189,6 +189,9 @@ func exchange(w io.Writer, r io.Reader, method, path string, body any, connectio
 func encode(body any) ([]byte, error) {
 	if body == nil {
 		return nil, nil
+	}
+	if part, ok := body.(raw); ok {
+		return bytes.Clone(part), nil // it is wiped
 	}
 	p, err := json.Marshal(body)
 	if err != nil {
@@ -215,6 +218,10 @@ func decode(r *http.Response, reply any) error {
 		return refusal(r.StatusCode, p)
 	}
 	if reply == nil {
+		return nil
+	}
+	if part, ok := reply.(*raw); ok {
+		*part = bytes.Clone(p)
 		return nil
 	}
 	if err := json.Unmarshal(p, reply); err != nil {

@@ -340,10 +340,10 @@ func (l *Ledger) apply(ctx context.Context, changes []store.Change) error {
 }
 
 // admins reports whether a change is an admin's: of anything but grants, times of use and amounts of
-// use, which change with every run and would wear an anchor out.
+// use, which change with every run and would wear an anchor out, and notes on uploads.
 func admins(changes []store.Change) bool {
 	for _, c := range changes {
-		if !strings.HasPrefix(c.Key, "grant/") && !strings.HasPrefix(c.Key, "used/") && !strings.HasPrefix(c.Key, "spent/") {
+		if !strings.HasPrefix(c.Key, "grant/") && !strings.HasPrefix(c.Key, "used/") && !strings.HasPrefix(c.Key, "spent/") && !strings.HasPrefix(c.Key, "upload/") {
 			return true
 		}
 	}
