@@ -148,6 +148,10 @@ func (sh *shell) deleteAgent(ctx context.Context, name string, yes bool) error {
 	if err := registry.Delete(name); err != nil {
 		return err
 	}
+	// Else the next agent of that name would have them.
+	if err := sh.forgetAll(name); err != nil {
+		return err
+	}
 	sh.done("Deleted agent '%s'", name)
 	return nil
 }

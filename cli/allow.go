@@ -6,70 +6,139 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/runtime/sandbox"
-	"github.com/superserve/superserve/secretd/api"
 )
 
 // mayAllow reports whether a run can ask its user: on a terminal.
 func (sh *shell) mayAllow(f runFlags) bool {
-	return !f.asJSON && !f.quiet && isTerminal(sh.in) && isTerminal(sh.err)
+	return f.ask && !f.asJSON && !f.quiet && isTerminal(sh.in) && isTerminal(sh.err)
 }
 
-// allow asks where unbound secrets of an agent may go: for this run, or for good, which is `secrets bind`.
-func (sh *shell) allow(name string) sandbox.Ask {
-	var one sync.Mutex // at a time
-	return func(ctx context.Context, s *sandbox.Sandbox, q sandbox.Question) *api.Binding {
-		one.Lock()
-		defer one.Unlock()
-		binding := &api.Binding{Hosts: []api.Pattern{{Host: q.Host, Port: q.Port}}}
-		if q.Port == api.DefaultPort {
-			binding.Hosts[0].Port = 0
-		}
-		answer := sh.askAllow(ctx, s, q.Secret, binding.Hosts[0].String())
-		if answer != "once" && answer != "always" {
-			return nil
-		}
-		c, err := sh.secretd(ctx)
-		switch {
-		case err != nil:
-		case answer == "once":
-			err = c.BindRun(ctx, s.ID(), q.Secret, *binding)
-		default:
-			err = c.Bind(ctx, name, q.Secret, *binding)
-		}
-		if err != nil {
-			sh.report(fmt.Errorf("allow %s: %w", q.Secret, err))
-			return nil
-		}
-		return binding
+// allower asks the user of a run what its rules leave open: where unbound secrets may go, and which names the agent may
+// connect to. It is safe for concurrent use.
+type allower struct {
+	*shell
+	agent, state string
+	own          func(secret string) bool // it was brought along for this run
+	out          *outlet
+
+	one  sync.Mutex // at a time; guards gone
+	gone time.Time  // when a question was last left without an answer
+}
+
+// ask implements sandbox.Ask.
+func (a *allower) ask(ctx context.Context, s *sandbox.Sandbox, q sandbox.Question) sandbox.Reply {
+	came := time.Now()
+	a.one.Lock()
+	defer a.one.Unlock()
+	if ctx.Err() != nil || came.Before(a.gone) {
+		return sandbox.Unasked // its agent waited behind a question that nobody was there to answer
 	}
+	word, asked := a.put(ctx, s, a.prompt(q))
+	switch {
+	case !asked:
+		return sandbox.Unasked
+	case word == "once", word == "always":
+		return a.allow(ctx, s, q, word == "always")
+	case word == "":
+		a.gone = time.Now()
+	}
+	return sandbox.Refused
 }
 
-// askAllow puts the question. Anything but a clear yes is no, and so is no answer until the run ends. An agent that
-// draws the screen or takes each key as it is typed is not interrupted: the question would stand in its picture, and the
-// answer be meant for it.
-func (sh *shell) askAllow(ctx context.Context, s *sandbox.Sandbox, secret, host string) string {
+// prompt is the question. What is in it was checked (sandbox.Question.Fits).
+func (a *allower) prompt(q sandbox.Question) string {
+	switch {
+	case q.Secret == "":
+		return fmt.Sprintf("allow connections to %s? (once/always/no) ", q.Target())
+	case a.own(q.Secret):
+		return fmt.Sprintf("allow %s to %s? (once/no) ", q.Secret, q.Binding().Hosts[0])
+	}
+	return fmt.Sprintf("allow %s to %s? (once/always/no) ", q.Secret, q.Binding().Hosts[0])
+}
+
+// allow has what was allowed kept where it lasts: with the secret, in the agent's network, or in neither, since what was
+// brought along lies nowhere. The sandbox does the rest.
+func (a *allower) allow(ctx context.Context, s *sandbox.Sandbox, q sandbox.Question, always bool) sandbox.Reply {
+	var err error
+	switch {
+	case q.Secret == "" && always:
+		err = keepAllowed(a.state, a.agent, func(kept []string) ([]string, error) { return append(kept, q.Target()), nil })
+	case q.Secret == "" || a.own(q.Secret):
+	default:
+		err = a.bind(ctx, s, q, always)
+	}
+	if err != nil {
+		a.report(fmt.Errorf("allow %s: %w", q.Target(), err))
+		return sandbox.Refused
+	}
+	return sandbox.Allowed
+}
+
+// bind tells secretd.
+func (a *allower) bind(ctx context.Context, s *sandbox.Sandbox, q sandbox.Question, always bool) error {
+	c, err := a.secretd(ctx)
+	if err != nil {
+		return err
+	}
+	if always {
+		return c.Bind(ctx, a.agent, q.Secret, *q.Binding())
+	}
+	return c.BindRun(ctx, s.ID(), q.Secret, *q.Binding())
+}
+
+// put puts the question where somebody reads it. Anything but a clear yes is no, and so is no answer until askTimeout. An
+// agent that draws the screen or takes each key as it is typed is not interrupted: the question would stand in its
+// picture, and the answer be meant for it. Then those are asked who watch the run.
+func (a *allower) put(ctx context.Context, s *sandbox.Sandbox, prompt string) (word string, asked bool) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	if s.Raw() {
-		return ""
+		word, asked = s.AskAttendants(ctx, prompt)
+		return answerWord(word), asked
 	}
-	release := s.HoldInput()
+	release, err := s.HoldTerminal(ctx)
+	if err != nil {
+		return "", false
+	}
 	defer release()
+	defer a.out.hold()()
+	return a.askTyped(ctx, prompt), true
+}
+
+// answerWord is an answer as it is compared; "" is none.
+func answerWord(line string) string { return strings.ToLower(strings.TrimSpace(line)) }
+
+// freshLine ends what an agent may have begun on the terminal and begins a line: a control sequence that was cut off (CAN),
+// colours in which nothing can be read, a character set without letters, text below (ECMA-48, DEC STD 070).
+const freshLine = "\x18\x1b[m\x1b(B\x0f\r\n\x1b[J"
+
+// askTyped asks on our own terminal, of which nobody else must be reading. It returns "" when nobody answers.
+func (sh *shell) askTyped(ctx context.Context, prompt string) string {
 	fd := int(sh.in.Fd())
 	defer byLines(fd)()
 	unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIFLUSH) // what was typed before was no answer
-	fmt.Fprintf(sh.err, "%s %s to %s? (once/always/no) ", sh.paint(sh.err, yellow, "allow"), secret, host)
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
+	if os.Getenv("TERM") != "dumb" {
+		io.WriteString(sh.err, freshLine)
+	}
+	verb, rest, _ := strings.Cut(prompt, " ")
+	fmt.Fprintf(sh.err, "%s %s", sh.paint(sh.err, yellow, verb), escapeLine(rest))
 	line, err := readTyped(ctx, fd, sh.in)
 	if err != nil {
 		fmt.Fprintln(sh.err)
+		return ""
 	}
-	return strings.ToLower(strings.TrimSpace(line))
+	if word := answerWord(line); word != "" {
+		return word
+	}
+	return "no"
 }
 
 // byLines has a terminal that an agent was given read by lines, with echo, until restore is called.

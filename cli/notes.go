@@ -13,18 +13,52 @@ const (
 // run, and who wants to know now asks `superserve watch`.
 func (sh *shell) notice(o *outlet, f runFlags, text string) {
 	switch {
+	case o.later(text):
 	case o.json:
 		o.event(runEvent{Type: "notice", Text: text})
 	case f.quiet:
 	case !f.tty:
 		sh.note("%s", escapeLine(text))
 	case o.raw():
-		if len(o.held) < maxHeld {
-			o.held = append(o.held, text)
-		}
+		o.keep(text)
 	default:
 		// Our terminal is raw all the same, and a line end needs its carriage return.
 		fmt.Fprintf(sh.err, "\r%s %s\r\n", sh.paint(sh.err, yellow, "note:"), escapeLine(text))
+	}
+}
+
+// hold keeps our own lines from the terminal while a question stands there. release prints them.
+func (o *outlet) hold() (release func()) {
+	o.asking.Lock()
+	defer o.asking.Unlock()
+	o.asked = true
+	return func() {
+		o.asking.Lock()
+		waiting := o.waiting
+		o.asked, o.waiting = false, nil
+		o.asking.Unlock()
+		for _, text := range waiting {
+			o.say(text)
+		}
+	}
+}
+
+// later keeps a line that has to wait.
+func (o *outlet) later(text string) bool {
+	o.asking.Lock()
+	defer o.asking.Unlock()
+	if o.asked && len(o.waiting) < maxHeld {
+		o.waiting = append(o.waiting, text)
+	}
+	return o.asked
+}
+
+// keep holds a line back for the end of the run.
+func (o *outlet) keep(text string) {
+	o.asking.Lock()
+	defer o.asking.Unlock()
+	if len(o.held) < maxHeld {
+		o.held = append(o.held, text)
 	}
 }
 

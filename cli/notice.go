@@ -57,6 +57,16 @@ func (n *notices) tell(notice sandbox.Notice) {
 	}
 }
 
+// ask puts a question, which is shown each time. It reports false when the supervisor does not read.
+func (n *notices) ask(question sandbox.Notice) bool {
+	select {
+	case n.queue <- question:
+		return true
+	default:
+		return false
+	}
+}
+
 // fresh reports whether notice is to be shown, and remembers it.
 func (n *notices) fresh(notice sandbox.Notice) bool {
 	n.mu.Lock()

@@ -28,7 +28,7 @@ func (sh *shell) policyCommand() *cobra.Command {
 		RunE:  unknownCommand,
 		Args:  cobra.ArbitraryArgs,
 	}
-	cmd.AddCommand(sh.policyCheckCommand(), sh.policySetCommand(), sh.policyShowCommand())
+	cmd.AddCommand(sh.policyCheckCommand(), sh.policySetCommand(), sh.policyShowCommand(), sh.policyAlwaysCommand())
 	return cmd
 }
 
@@ -268,7 +268,11 @@ func (sh *shell) policyOf(ctx context.Context, q question) (n sandbox.Network, b
 		return n, nil, err
 	}
 	if q.run == "" {
-		n = networkOf(m.Network)
+		kept, err := sh.allowedOf(name)
+		if err != nil {
+			return n, nil, err
+		}
+		n = withAllowed(networkOf(m.Network), kept)
 	}
 	bound, err = sh.boundHosts(ctx, m)
 	return n, bound, err

@@ -132,7 +132,7 @@ func (p *proxyRun) wire() error {
 	table := dns.NewTable()
 	p.names = dns.NewServer(dns.Config{Table: table, IPv6: p.handoff.FDs.TCP6 != 0})
 	p.server = proxy.New(proxy.Config{
-		Destination: destinations.Lookup, Names: table, Policy: p.gate, Upstream: dialer.Recheck,
+		Destination: destinations.Lookup, Names: table, Policy: p.gate, Ask: p.asks(), Upstream: dialer.Recheck,
 		Intercept: p.gate.intercepts, InterceptAddr: swapper.BoundAddr, Plaintext: p.plaintext,
 		Web: relay, Refuse: relay.Refuse(), Wires: p.wires.open(p.grants.entries(), p.grants.resolver(), dialer, p.ca, recorder),
 		Passthrough: passthrough.New(passthrough.Config{Dial: dialer, Refuse: relay.Refuse(), Audit: recorder}),
@@ -233,10 +233,18 @@ func (p *proxyRun) openDestinations() (*bpf.Destinations, error) {
 func (p *proxyRun) newSwapper() *swap.Swapper {
 	options := []swap.Option{swap.Agent(p.handoff.Agent)}
 	if p.handoff.Asks {
-		p.questions.tell = func(n sandbox.Notice) { p.notices.tell(n) }
-		options = append(options, swap.Ask(p.questions.ask))
+		p.questions.tell = func(n sandbox.Notice) bool { return p.notices.ask(n) }
+		options = append(options, swap.Ask(p.questions.secret))
 	}
 	return swap.New(p.grants.entries(), p.grants.resolver(), options...)
+}
+
+// asks returns what asks about names that no rule speaks of, nil when nobody answers.
+func (p *proxyRun) asks() func(context.Context, api.Host, uint16) {
+	if !p.handoff.Asks {
+		return nil
+	}
+	return p.questions.network
 }
 
 // plaintext reports whether a secret may go to h without TLS.

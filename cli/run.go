@@ -37,7 +37,7 @@ type runFlags struct {
 	asJSON, quiet               bool
 	secrets                     []string
 	name                        string
-	copied, yesShare            bool
+	copied, yesShare, ask       bool
 }
 
 func (sh *shell) runCommand() *cobra.Command {
@@ -89,6 +89,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.pids, "pids", "", "limit processes to `N`")
 	flags.StringVar(&f.timeout, "timeout", "", "end the agent after `TIME`, as in 90s or 2h")
 	flags.StringVar(&f.runsc, "runsc", "", "use another gVisor at `PATH`")
+	flags.BoolVar(&f.ask, "ask", true, "on a terminal, ask what the rules leave open; --ask=false refuses it")
 	flags.BoolVar(&f.asJSON, "json", false, "print what happens as a JSON object a line")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print no notes")
 }

@@ -110,6 +110,14 @@ func parseBinding(s string) (api.Binding, error) {
 	return b, b.Check()
 }
 
+// brings reports whether --secret names a secret.
+func (f *runFlags) brings(name string) bool {
+	return slices.ContainsFunc(f.secrets, func(word string) bool {
+		own, _, _ := strings.Cut(word, "=")
+		return own == name
+	})
+}
+
 // secretsFor returns what grants a run its secrets, those that the caller has brought and those that secretd keeps; the
 // caller's win. It checks that none is missing, and says what a person should know of them.
 func (sh *shell) secretsFor(ctx context.Context, m *agent.Manifest, program string, who caller, f runFlags) (sandbox.Secrets, error) {

@@ -33,9 +33,12 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
+	if err := sh.addAllowed(&cfg, f.quiet); err != nil {
+		return err
+	}
 	out := sh.outlet(&cfg, f)
 	if sh.mayAllow(f) {
-		cfg.Ask = sh.allow(cfg.Agent)
+		cfg.Ask = (&allower{shell: sh, agent: cfg.Agent, state: cfg.State, own: f.brings, out: out}).ask
 	}
 	cfg.Binary = ourselves()
 	began := time.Now()
@@ -131,7 +134,12 @@ type outlet struct {
 	w      io.Writer
 	mu     *sync.Mutex // one event a write
 	agent  atomic.Pointer[sandbox.Sandbox]
-	held   []string // notices that came while the agent drew the screen; the sandbox's goroutine appends
+	say    func(text string)
+
+	asking  sync.Mutex // guards what follows
+	asked   bool       // a question stands on the terminal
+	waiting []string   // notices that came meanwhile
+	held    []string   // notices that came while the agent drew the screen
 }
 
 // runEvent is one line of `run --json`.
@@ -161,11 +169,12 @@ func (sh *shell) outlet(cfg *sandbox.Config, f runFlags) *outlet {
 			cfg.Terminal.File = sh.in
 		}
 	}
+	o.say = func(text string) { sh.notice(o, f, text) }
 	said := map[string]bool{}
 	cfg.Notice = func(text string) {
 		if subject, _, _ := strings.Cut(text, ": "); !said[subject] {
 			said[subject] = true
-			sh.notice(o, f, text)
+			o.say(text)
 		}
 	}
 	return o

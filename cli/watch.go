@@ -18,7 +18,9 @@ import (
 
 const watchLong = `Follow a run from another terminal until it ends: what its supervisor has to say to you, which names the agent
 connects to, its requests, and the names of the secrets that went with them. While an agent draws the whole
-screen, nothing of this is printed there. RUN is a run or an agent; without it, the run that began last.`
+screen, nothing of this is printed there, and what the run has to ask is asked here: whether the agent may connect to a
+name that its rules leave open, and where a secret may go that is bound to no host. RUN is a run or an agent; without
+it, the run that began last.`
 
 func (sh *shell) watchCommand() *cobra.Command {
 	var asJSON bool
@@ -57,6 +59,8 @@ func (sh *shell) watch(ctx context.Context, word string, asJSON bool) error {
 		return err
 	}
 	defer notes.close()
+	questions, stop := sh.attend(ctx, p.state, r.ID, asJSON)
+	defer stop()
 	for {
 		// Asked before the rest: what comes before the end is then printed after it.
 		_, now, err := sh.findRun(r.ID)
@@ -73,6 +77,8 @@ func (sh *shell) watch(ctx context.Context, word string, asJSON bool) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case q := <-questions:
+			q.word <- sh.askTyped(q.ctx, q.prompt)
 		case <-time.After(followInterval):
 		}
 	}

@@ -54,6 +54,10 @@ type Config struct {
 	Names Names
 	// Policy judges; nil refuses all.
 	Policy Policy
+	// Ask has a person asked whether a name that no rule speaks of may be connected to,
+	// and returns when they have answered, or after a while that it bounds itself. What
+	// they allow is in Policy by then. The connection waits. nil asks nobody.
+	Ask func(ctx context.Context, h api.Host, port uint16)
 	// Upstream judges the address that an open connection's upstream has, when the
 	// policy was replaced; dial.Dialer.Recheck does. nil allows all.
 	Upstream func(h api.Host, port uint16, a netip.Addr) egress.Decision

@@ -178,7 +178,7 @@ func (s *Server) Close() {
 
 // serve is one connection from its destination to its protocol.
 func (s *Server) serve(conn net.Conn) {
-	id, generation := s.accepted.Add(1), s.generation.Load()
+	id := s.accepted.Add(1)
 	dest, err := s.destination(conn)
 	if err != nil {
 		s.unknown.Add(1)
@@ -186,6 +186,8 @@ func (s *Server) serve(conn net.Conn) {
 		_ = reset(conn)
 		return
 	}
+	s.ask(dest)
+	generation := s.generation.Load()
 	c := &Conn{Conn: conn, Dest: dest, Port: dest.Port(), ID: id, peer: &livePeer{raw: conn, dest: dest, id: id}}
 	// Before it is judged: else a policy that comes in between would not find it.
 	s.meet(c.peer)
@@ -207,6 +209,16 @@ func (s *Server) serve(conn net.Conn) {
 		zap.String("protocol", proto.Name()), zap.Bool("allow", c.Verdict.Allow), zap.String("rule", c.Verdict.Rule))
 	if err := proto.ServeConn(s.ctx, c); err != nil {
 		s.log.Debug("connection ended", zap.Uint64("conn", c.ID), zap.String("host", c.Name()), zap.Error(err))
+	}
+}
+
+// ask has somebody asked about a name that no rule speaks of. Neither names that are denied nor addresses are asked about.
+func (s *Server) ask(dest netip.AddrPort) {
+	if s.cfg.Ask == nil {
+		return
+	}
+	if host, d := s.judge(dest); host != "" && d.Reason == egress.ReasonUnlisted {
+		s.cfg.Ask(s.ctx, host, dest.Port())
 	}
 }
 

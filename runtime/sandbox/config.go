@@ -65,7 +65,7 @@ type Config struct {
 
 	Secrets Secrets      // nil is none
 	Log     *zap.Logger  // nil is no log
-	Ask     Ask          // answers where unbound secrets may go; nil is nowhere
+	Ask     Ask          // answers what the run's rules leave open; nil is no
 	Notice  func(string) // gets a sentence for the user now and then, unescaped, from one goroutine; may be nil
 }
 
@@ -114,6 +114,9 @@ type Granted struct {
 	Resume  string            // hex token with which the proxy takes the grant up again; "" if it cannot
 	Socket  string            // secretd's socket, needed for Resume
 	Close   func()            // may be nil
+
+	// Bind binds a secret that this process keeps, for this run; nil where it keeps none. Others are not its business.
+	Bind func(name string, b api.Binding) error
 }
 
 // errConfig marks a configuration that no sandbox can be started from.

@@ -36,7 +36,7 @@ type Handoff struct {
 	UpstreamCA []byte     `json:"upstream_ca,omitempty"` // PEM, trusted for upstreams beside the host's roots
 	Resume     string     `json:"resume,omitempty"`      // hex token with which the grant is taken up again after secretd restarted
 	MaxConns   int        `json:"max_conns,omitempty"`   // 0 is the proxy's own default
-	Asks       bool       `json:"asks,omitempty"`        // somebody may be asked where an unbound secret may go
+	Asks       bool       `json:"asks,omitempty"`        // somebody may be asked what the rules leave open
 
 	Prices map[string]api.Price `json:"prices,omitempty"` // of models, over those that the proxy knows
 }
@@ -120,7 +120,7 @@ type Notice struct {
 	Host   string `json:"host,omitempty"`   // the destination, if there is one
 	Port   uint16 `json:"port,omitempty"`   //
 	Secret string `json:"secret,omitempty"` // the name of a secret, never its value
-	Ask    uint64 `json:"ask,omitempty"`    // the number of a question that an Order's Answer is waited for: may Secret go to Host?
+	Ask    uint64 `json:"ask,omitempty"`    // the number of a question that an Order's Answer is waited for: may Secret go to Host, or the agent?
 	Order  uint64 `json:"order,omitempty"`  // the number of the order that this answers; Text is then what went wrong, if anything did
 }
 

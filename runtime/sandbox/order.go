@@ -42,6 +42,7 @@ type Order struct {
 	Serve   bool     `json:"serve,omitempty"`   // the first: the cage was tested, and its listeners are the proxy's from here on
 	Network *Network `json:"network,omitempty"` // replaces what the agent may reach
 	Answer  *Answer  `json:"answer,omitempty"`  // to a notice that asks
+	Attend  bool     `json:"attend,omitempty"`  // on the control socket alone: the caller answers questions (Attend)
 }
 
 // FollowOrders reads orders from the supervisor until the end of Ready, gives each to carryOut and answers it. It is the
@@ -71,9 +72,12 @@ type orders struct {
 	number  uint64
 	ended   bool
 	answers chan Notice // of the order under way; the others are dropped
+	network Network     // in force
 }
 
-func newOrders() *orders { return &orders{number: serveOrder, answers: make(chan Notice, 1)} }
+func newOrders(n Network) *orders {
+	return &orders{number: serveOrder, answers: make(chan Notice, 1), network: n}
+}
 
 // serveOrder is the number of the first order, which the start gives.
 const serveOrder = 1
@@ -97,14 +101,30 @@ func (s *Sandbox) noticed(n Notice) {
 // SetNetwork replaces what the agent may reach. When it returns nil every new connection is judged by n, and open ones
 // that n refuses have been reset. When it returns an error that the proxy gave, all is as before.
 func (s *Sandbox) SetNetwork(ctx context.Context, n Network) error {
-	if err := s.give(ctx, Order{Network: &n}, func() error { return s.keepNetwork(n) }); err != nil {
+	if err := s.changeNetwork(ctx, func(Network) Network { return n }); err != nil {
 		return fmt.Errorf("set network: %w", err)
 	}
 	return nil
 }
 
-// give tells the proxy to do something, waits until it says that it has, and calls then before the next order is given.
-func (s *Sandbox) give(ctx context.Context, order Order, then func() error) error {
+// changeNetwork replaces what the agent may reach by what change makes of it. No other change comes in between.
+func (s *Sandbox) changeNetwork(ctx context.Context, change func(Network) Network) error {
+	var n Network
+	return s.give(ctx, func() Order {
+		n = change(s.orders.network)
+		return Order{Network: &n}
+	}, func() error {
+		s.orders.network = n
+		return s.keepNetwork(n)
+	})
+}
+
+// order is an order that does not depend on those before it.
+func order(o Order) func() Order { return func() Order { return o } }
+
+// give tells the proxy to do something, waits until it says that it has, and calls then, which may be nil, before the next
+// order is made and given.
+func (s *Sandbox) give(ctx context.Context, make func() Order, then func() error) error {
 	o := s.orders
 	o.one.Lock()
 	defer o.one.Unlock()
@@ -115,6 +135,7 @@ func (s *Sandbox) give(ctx context.Context, order Order, then func() error) erro
 	defer cancel()
 	o.number++
 	deadline, _ := ctx.Deadline()
+	order := make()
 	order.Number = o.number
 	if err := s.proxy.order(order, deadline); err != nil {
 		return err
@@ -130,6 +151,8 @@ func (s *Sandbox) give(ctx context.Context, order Order, then func() error) erro
 			case answer.Order != o.number: // a late one
 			case answer.Text != "":
 				return errors.New(answer.Text)
+			case then == nil:
+				return nil
 			default:
 				return then()
 			}
@@ -211,7 +234,12 @@ func (s *Sandbox) answer(ctx context.Context, c *net.UnixConn) {
 	c.SetDeadline(time.Now().Add(2 * orderTimeout))
 	var o Order
 	answer := Notice{Kind: "order"}
-	err := json.NewDecoder(io.LimitReader(c, maxOrder)).Decode(&o)
+	from := json.NewDecoder(io.LimitReader(c, maxOrder))
+	err := from.Decode(&o)
+	if err == nil && o.Attend {
+		s.attendants.attend(c, io.MultiReader(from.Buffered(), c))
+		return
+	}
 	if err == nil && o.Network == nil {
 		err = errors.New("an order of nothing")
 	}
@@ -227,16 +255,7 @@ func (s *Sandbox) answer(ctx context.Context, c *net.UnixConn) {
 // SetNetwork replaces what the agent of a run may reach that another process supervises, as Sandbox.SetNetwork does. It
 // needs root.
 func SetNetwork(ctx context.Context, state, run string, n Network) error {
-	dir, err := os.Open(RunDir(state, run))
-	if err != nil {
-		return fmt.Errorf("set network of %s: %w", run, err)
-	}
-	defer dir.Close()
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), controlFile))
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("set network of %s: %w", run, os.ErrProcessDone)
-	}
+	c, err := dialControl(ctx, state, run)
 	if err != nil {
 		return fmt.Errorf("set network of %s: %w", run, err)
 	}
@@ -255,6 +274,21 @@ func SetNetwork(ctx context.Context, state, run string, n Network) error {
 		return errors.New(answer.Text)
 	}
 	return nil
+}
+
+// dialControl connects to the supervisor of a run. The error wraps os.ErrProcessDone when it has none any more.
+func dialControl(ctx context.Context, state, run string) (net.Conn, error) {
+	dir, err := os.Open(RunDir(state, run))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), controlFile))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		err = os.ErrProcessDone
+	}
+	return c, err
 }
 
 // RunNetwork returns what the agent of a run may reach now.

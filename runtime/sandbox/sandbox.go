@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"go.uber.org/zap"
@@ -68,7 +69,11 @@ type Sandbox struct {
 	ctr       *runsc.Container
 
 	orders *orders
-	asking sync.WaitGroup // questions that wait for their answers
+	// attendants are asked where the terminal is the agent's.
+	attendants attendants
+	asking     sync.WaitGroup // questions that wait for their answers
+	// replies counts those that had one.
+	replies atomic.Int32
 	// askable ends when no more is asked.
 	askable    context.Context
 	stopAsking context.CancelFunc

@@ -64,7 +64,7 @@ func FromSource(src Source, wanted []SourceSecret) Secrets {
 		if err != nil {
 			return Granted{}, err
 		}
-		return Granted{Entries: k.entries, Exposed: exposed, Channel: channel, Close: stop}, nil
+		return Granted{Entries: k.entries, Exposed: exposed, Channel: channel, Close: stop, Bind: k.bind}, nil
 	}
 }
 
@@ -86,6 +86,7 @@ func Both(a, b Secrets) Secrets {
 			Entries: append(slices.Clone(g.Entries), second.Entries...), Exposed: maps.Clone(g.Exposed),
 			Channel: g.Channel, Second: second.Channel, Resume: g.Resume, Socket: g.Socket,
 			Close: func() { g.close(); second.close() },
+			Bind:  func(name string, b api.Binding) error { return errors.Join(g.bind(name, b), second.bind(name, b)) },
 		}
 		if all.Exposed == nil {
 			all.Exposed = second.Exposed
@@ -102,14 +103,21 @@ func (g *Granted) close() {
 	}
 }
 
+func (g *Granted) bind(name string, b api.Binding) error {
+	if g.Bind == nil {
+		return nil
+	}
+	return g.Bind(name, b)
+}
+
 // keeper is a lease.Keeper over a Source.
 type keeper struct {
 	src     Source
 	entries []api.Entry
-	names   map[string]api.Entry // by placeholder
 	run     string
 
 	mu       sync.Mutex
+	names    map[string]api.Entry        // by placeholder
 	accounts map[string]*account.Account // by placeholder
 }
 
@@ -179,7 +187,7 @@ func (k *keeper) Entries() []api.Entry { return k.entries }
 
 // Resolve implements lease.Keeper. It is the gate: a placeholder is worth a value at its own hosts and nowhere else.
 func (k *keeper) Resolve(ctx context.Context, r api.ResolveRequest) ([]byte, error) {
-	e, ok := k.names[r.Placeholder]
+	e, ok := k.entry(r.Placeholder)
 	if !ok {
 		return nil, api.ErrUnknown
 	}
@@ -196,9 +204,36 @@ func (k *keeper) Resolve(ctx context.Context, r api.ResolveRequest) ([]byte, err
 	return value, nil
 }
 
+func (k *keeper) entry(placeholder string) (api.Entry, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e, ok := k.names[placeholder]
+	return e, ok
+}
+
+// bind binds a secret that was granted unbound. One that is bound stays as it is, and one of another keeper is left to it.
+func (k *keeper) bind(name string, b api.Binding) error {
+	if err := b.Check(); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for placeholder, e := range k.names {
+		if e.Name != name {
+			continue
+		}
+		if e.Exposed || e.Binding.Bound() {
+			return fmt.Errorf("bind secret %q: %w: it is bound", name, api.ErrDenied)
+		}
+		e.Binding = b
+		k.names[placeholder] = e
+	}
+	return nil
+}
+
 // Charge implements lease.Accountant.
 func (k *keeper) Charge(_ context.Context, c api.Charge) (api.Verdict, error) {
-	e, ok := k.names[c.Placeholder]
+	e, ok := k.entry(c.Placeholder)
 	if !ok {
 		return api.Verdict{}, api.ErrUnknown
 	}

@@ -33,7 +33,7 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 		return nil, err
 	}
 	n, id := newID()
-	s := &Sandbox{cfg: cfg, id: id, ids: bundle.NewIDs(n), done: make(chan struct{}), orders: newOrders()}
+	s := &Sandbox{cfg: cfg, id: id, ids: bundle.NewIDs(n), done: make(chan struct{}), orders: newOrders(cfg.Network)}
 	s.askable, s.stopAsking = context.WithCancel(context.Background())
 	err := s.prepare(ctx)
 	if err == nil {

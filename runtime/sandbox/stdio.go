@@ -23,7 +23,8 @@ type streams struct {
 	outputs sync.WaitGroup
 	stop    []func() // ends what else runs
 	logs    []*os.File
-	typing  sync.RWMutex // see Sandbox.HoldInput
+	typing  sync.RWMutex // held by Sandbox.HoldTerminal: nobody else reads
+	showing sync.RWMutex // and nobody else writes
 }
 
 // newStreams makes the ends and starts to copy. out and err also get copies of the output; they may be nil.
@@ -78,7 +79,7 @@ func (s *streams) output(to io.Writer) (*os.File, error) {
 	}
 	s.outputs.Go(func() {
 		defer r.Close() // when the caller takes no more, the agent gets EPIPE
-		io.Copy(to, r)
+		io.Copy(shown{to, &s.showing}, r)
 	})
 	return w, nil
 }
@@ -205,6 +206,18 @@ func (l *locked) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.w.Write(p)
+}
+
+// shown is where the agent's output goes, while nobody holds the terminal.
+type shown struct {
+	w    io.Writer
+	busy *sync.RWMutex
+}
+
+func (s shown) Write(p []byte) (int, error) {
+	s.busy.RLock()
+	defer s.busy.RUnlock()
+	return s.w.Write(p)
 }
 
 // lenient hides the errors of a writer.

@@ -42,7 +42,7 @@ func (s *streams) terminal(cfg *Config, log io.Writer) error {
 			return err
 		}
 	}
-	s.outputs.Go(func() { io.Copy(s.modes, master) }) // until EIO: the last slave is closed
+	s.outputs.Go(func() { io.Copy(shown{s.modes, &s.showing}, master) }) // until EIO: the last slave is closed
 	if in == nil {
 		return nil
 	}
