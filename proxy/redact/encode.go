@@ -12,8 +12,8 @@ type encoder func(dst, b []byte) []byte
 // encoders are those that leave most keys short.
 func encoders() []encoder {
 	return []encoder{
-		raw, hex.AppendEncode, hexUpper,
-		percentUpper, percentLower, percentSlash, percentComponent, percentPath, percentUser, percentPlus,
+		raw, hex.AppendEncode, hexUpper, hexSpaced,
+		percentUpper, percentLower, percentSlash, percentComponent, percentPath, percentUser, percentPlus, percentTwice,
 		jsonPlain, jsonSlash, jsonGo, jsonUpper, jsonNet, jsonTwice, jsonGoTwice,
 		htmlPlain, htmlString, htmlGo, htmlPython, htmlMustache,
 	}
@@ -37,6 +37,13 @@ const (
 func raw(dst, b []byte) []byte { return append(dst, b...) }
 
 func hexUpper(dst, b []byte) []byte { return each("", upperDigits, "")(dst, b) }
+
+// hexSpaced is how S3 shows the bytes of a request whose signature it did not expect, session token included.
+func hexSpaced(dst, b []byte) []byte {
+	at := len(dst)
+	dst = each(" ", lowerDigits, "")(dst, b)
+	return dst[:at+copy(dst[at:], dst[min(at+1, len(dst)):])]
+}
 
 // each writes two hex digits a byte between before and after.
 func each(before, digits, after string) encoder {
@@ -70,6 +77,9 @@ func percentPlus(dst, b []byte) []byte {
 	}
 	return dst
 }
+
+// percentTwice is a URL inside the query of another, as sign-ins have it.
+func percentTwice(dst, b []byte) []byte { return twice(dst, b, percentUpper) }
 
 func appendPercent(dst, b []byte, safe, digits string) []byte {
 	for _, c := range b {

@@ -24,8 +24,8 @@ const worst = 6
 //   - base64, at the three offsets that a key can have within three bytes, in the
 //     standard and the URL alphabet, each also with its + / escaped for URLs and
 //     JSON; and the whole of the Basic credentials that carried it;
-//   - hex in both cases, and \xNN;
-//   - percent-encoded, by each of the usual sets of safe bytes, or throughout;
+//   - hex in both cases, with spaces, and \xNN;
+//   - percent-encoded, by each of the usual sets of safe bytes, or throughout, or twice;
 //   - as the JSON encoders in use escape it, or with \u00NN throughout;
 //   - as the HTML encoders in use escape it, or with &#N; throughout.
 //

@@ -59,7 +59,9 @@ func spellings(key string) map[string]string {
 	template.Must(template.New("").Parse("{{.}}")).Execute(&page, key)
 	all := map[string]string{
 		"raw": key, "hex": hex.EncodeToString([]byte(key)), "HEX": strings.ToUpper(hex.EncodeToString([]byte(key))),
-		"query": url.QueryEscape(key), "path": url.PathEscape(key), "userinfo": url.UserPassword(key, "").String(),
+		"hex with spaces": fmt.Sprintf("% x", key),
+		"query twice":     url.QueryEscape(strings.ReplaceAll(url.QueryEscape(key), "+", "%20")),
+		"query":           url.QueryEscape(key), "path": url.PathEscape(key), "userinfo": url.UserPassword(key, "").String(),
 		"json": strings.Trim(string(quoted), `"`), "json twice": string(twice[3 : len(twice)-3]),
 		"html": html.EscapeString(key), "html/template": page.String(),
 	}

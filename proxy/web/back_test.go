@@ -88,6 +88,25 @@ func TestKeyComesBackOnAnotherConnection(t *testing.T) {
 	}
 }
 
+// TestKeyInTheNameOfAField has one that is a token of HTTP/2 too: the key in hex.
+func TestKeyInTheNameOfAField(t *testing.T) {
+	backRigs(t, func(t *testing.T, handle func(http.HandlerFunc), client func() *http.Client) {
+		handle(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set(fmt.Sprintf("x-%x", r.Header.Get("Authorization")), "1")
+		})
+		res, err := client().Do(keyed(newRequest(t, "GET", "/", nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		for name := range res.Header {
+			if strings.Contains(strings.ToLower(name), fmt.Sprintf("%x", testKey)) {
+				t.Errorf("the agent got the field %s", name)
+			}
+		}
+	})
+}
+
 // TestTokensInHeadersAreCaptured has a provider that repeats a token in a cookie, as sign-ins do.
 func TestTokensInHeadersAreCaptured(t *testing.T) {
 	oauthRigs(t, func(t *testing.T, c *http.Client, p *provider, _ *vault) {

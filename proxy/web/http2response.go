@@ -187,7 +187,9 @@ func (r *h2relay) appendResponse(st *h2stream, list []hpack.HeaderField, last bo
 		if coding != "" && checksCoding([]byte(f.Name)) {
 			continue
 		}
-		q.field(f.Name, r.hide(set, f.Value), f.Sensitive)
+		if r.hide(set, f.Name) == f.Name {
+			q.field(f.Name, r.hide(set, f.Value), f.Sensitive)
+		}
 	}
 	q.endHeaders(at)
 	if last {
