@@ -170,6 +170,14 @@ func (p *part) allowed(name string) (api.Use, bool) {
 			return use, true
 		}
 	}
+	if p.mints {
+		// Of two uses that let it stand there: the one whose answers are searched for tokens.
+		for _, u := range p.Binding.Uses {
+			if u.Kind == api.UseOAuth && covers(u, p.use, name) {
+				return u, true
+			}
+		}
+	}
 	return allowed(p.Binding.Uses, p.use, name)
 }
 

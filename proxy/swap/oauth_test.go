@@ -46,6 +46,22 @@ func oauthSwapper(t testing.TB, allowOwn bool) (*Swapper, *keeper) {
 	return New([]api.Entry{{Name: "CLIENT_SECRET", Placeholder: clientFake, Binding: b}, {Name: "X_REFRESH_TOKEN", Placeholder: refreshFake, Binding: b}}, k), k
 }
 
+// TestTokensOfASecretForTwoUses logs in by the use that is not for tokens.
+func TestTokensOfASecretForTwoUses(t *testing.T) {
+	b := api.Binding{Hosts: patterns(t, "auth.x.com"), Uses: uses(t, "basic", "form:client_secret", "oauth")}
+	k := &keeper{values: values{of: map[string]string{clientFake: clientReal}, errs: map[string]error{}}}
+	s := New([]api.Entry{{Name: "CLIENT_SECRET", Placeholder: clientFake, Binding: b}}, k)
+	for body, lines := range map[string][]string{
+		"grant_type=client_credentials":                               {formType, "Authorization: " + basic("app:"+clientFake)},
+		"grant_type=client_credentials&client_secret=" + clientFake:   {formType},
+		"grant_type=client_credentials&client_secret=\r" + clientFake: {"Content-Type: text/plain", "Authorization: " + basic("app:"+clientFake)},
+	} {
+		if plan, _, _, _, reason := judged(t, s, "auth.x.com", "/token", body, lines...); reason != "" || plan.Capture() == nil {
+			t.Errorf("%q: %q, and the answer's tokens are not looked for", lines, reason)
+		}
+	}
+}
+
 func TestRequestsForTokens(t *testing.T) {
 	s, _ := oauthSwapper(t, false)
 	escaped := strings.ReplaceAll(clientFake, "_", "%5F")
