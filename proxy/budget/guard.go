@@ -3,6 +3,8 @@ package budget
 import (
 	"context"
 	"fmt"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -111,8 +113,7 @@ var batches = []string{"/batches"}
 
 // ask asks the account of one secret, after what it was last used for is told.
 func (g *Guard) ask(ctx context.Context, w *watched, r Request) *swap.Refusal {
-	path, _, _ := strings.Cut(r.Target, "?")
-	if w.limits.Spending() && r.Method == "POST" && endsIn(path, batches) {
+	if w.limits.Spending() && r.Method == "POST" && endsIn(r.Target, batches) {
 		return &swap.Refusal{
 			Status: 403, Reason: ReasonUncountable, Secret: w.name, Detail: "what a batch costs is not counted, and the secret has a limit of tokens or money",
 			Advice: "send the requests one by one, or take the limits out of superserve.yaml",
@@ -232,15 +233,19 @@ type Meter struct {
 // generating are the paths whose POST costs, also where the answer does not say what.
 var generating = []string{"/messages", "/completions", "/responses", "/embeddings", "/generations", "/edits"}
 
-// endsIn reports whether a path, less a slash at its end, ends in one of the endings.
-func endsIn(path string, endings []string) bool {
-	path = strings.TrimRight(path, "/")
-	return slices.ContainsFunc(endings, func(e string) bool { return strings.HasSuffix(path, e) })
+// endsIn reports whether the path of a target, as any server may read it, ends in one of the endings.
+func endsIn(target string, endings []string) bool {
+	target, _, _ = strings.Cut(target, "?")
+	if plain, err := url.PathUnescape(target); err == nil {
+		target = plain
+	}
+	target, _, _ = strings.Cut(target, ";")
+	target = path.Clean("/" + target)
+	return slices.ContainsFunc(endings, func(e string) bool { return strings.HasSuffix(target, e) })
 }
 
 func (g *Guard) meter(r Request) *Meter {
-	path, _, _ := strings.Cut(r.Target, "?")
-	return &Meter{guard: g, request: r, reader: newReader(false), billed: r.Method == "POST" && endsIn(path, generating)}
+	return &Meter{guard: g, request: r, reader: newReader(false), billed: r.Method == "POST" && endsIn(r.Target, generating)}
 }
 
 // Write takes the next piece of the answer, without its codings. A nil Meter takes nothing.

@@ -90,8 +90,10 @@ func TestGuard(t *testing.T) {
 
 func TestGuardFailsClosed(t *testing.T) {
 	g, b, notes := guarded(t, api.Limits{MicrosPerRun: 1 << 40}, nil)
-	if _, ref := g.Admit(t.Context(), plan, post("/v1/messages/batches/?x=y")); ref == nil || ref.Reason != ReasonUncountable {
-		t.Errorf("a batch: %+v", ref)
+	for _, path := range []string{"batches/?x=y", "%62atches", "batches;a", "batches//.", "x/../batches", "batches%2F", "batches%3b"} {
+		if _, ref := g.Admit(t.Context(), plan, post("/v1/messages/"+path)); ref == nil || ref.Reason != ReasonUncountable {
+			t.Errorf("a batch at %s: %+v", path, ref)
+		}
 	}
 	m, _ := g.Admit(t.Context(), plan, post("/v1/responses"))
 	m.Write([]byte(`{"model":"next-years","usage":{"input_tokens":10,"output_tokens":1}}`))
