@@ -133,7 +133,9 @@ func (s *Server) intercept(c *Conn) Protocol {
 // serverName judges the TLS server name of a connection that is passed through: a
 // CDN serves many names at one address, so the name that was connected to says
 // little about the one that is asked for. A hello for an address that was
-// connected to as such is held to the deny rules only, since a CIDR was allowed.
+// connected to as such is held to the deny rules only, since a CIDR was allowed. A name
+// that is looked into is reached by that name alone: its rules and its credentials
+// would be passed by here.
 func (s *Server) serverName(c *Conn) egress.Decision {
 	if c.Hello == nil || c.Hello.ServerName == "" || isAddr(c.Hello.ServerName) {
 		return c.Verdict
@@ -144,6 +146,9 @@ func (s *Server) serverName(c *Conn) egress.Decision {
 	}
 	if name == c.Host {
 		return c.Verdict
+	}
+	if s.cfg.Intercept != nil && s.cfg.Intercept(name, c.Port) {
+		return egress.Decision{Rule: "it is looked into, connect to that name", Reason: egress.ReasonServer}
 	}
 	d := s.cfg.Policy.Name(name, c.Port)
 	if d.Allow || c.Host == "" && d.Reason != egress.ReasonDenied {

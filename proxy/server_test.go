@@ -184,6 +184,8 @@ func TestServerChooses(t *testing.T) {
 		{"answers a synthetic address without a name", "198.18.9.9:443", helloFor(t, ""), nil, "refuse", egress.ReasonAddress},
 		{"answers a denied server name on a free name", freeAddr + ":443", helloFor(t, "evil.com"), nil, "refuse", egress.ReasonServer},
 		{"answers a denied server name on an address", "1.1.1.1:443", helloFor(t, "evil.com"), nil, "refuse", egress.ReasonServer},
+		{"answers a bound server name on a free name", freeAddr + ":443", helloFor(t, "api.x.com"), nil, "refuse", egress.ReasonServer},
+		{"answers a bound server name on an address", "1.1.1.1:443", helloFor(t, "API.x.com."), nil, "refuse", egress.ReasonServer},
 		{"passes an allowed server name on another name", freeAddr + ":443", helloFor(t, "cdn.org"), nil, "passthrough", ""},
 		{"resets a malformed hello", freeAddr + ":443", []byte("\x16\x03\x01\x00\x04\x01\x00\x00\x00"), nil, "reset", ReasonHello},
 		{"resets a hello that is too long", freeAddr + ":443", []byte("\x16\x03\x01\x40\x00\x01\x01\x00\x00"), nil, "reset", ReasonHello},
