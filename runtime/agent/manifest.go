@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
+	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -97,7 +98,7 @@ func Load(dir string) (*Manifest, error) {
 }
 
 func loadFrom(root *os.Root) (*Manifest, error) {
-	f, err := root.Open(ManifestName)
+	f, err := root.OpenFile(ManifestName, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would be waited for, for ever
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %s", ErrNoManifest, root.Name())
 	}
@@ -105,6 +106,11 @@ func loadFrom(root *os.Root) (*Manifest, error) {
 		return nil, fmt.Errorf("read project: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, fmt.Errorf("read project: %w", err)
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read project: %s is no regular file", ManifestName)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
 	if err != nil {
 		return nil, fmt.Errorf("read project: %w", err)

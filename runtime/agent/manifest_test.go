@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/secretd/api"
 )
@@ -186,6 +187,15 @@ func TestLoad(t *testing.T) {
 		}
 		if m, err := Load(dir); err == nil {
 			t.Errorf("read %q through a symlink", m.Name)
+		}
+	})
+	t.Run("it does not wait for a pipe", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := unix.Mkfifo(filepath.Join(dir, ManifestName), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "is no regular file") {
+			t.Errorf("got %v", err)
 		}
 	})
 }
