@@ -118,6 +118,7 @@ type Container struct {
 	cmd  *exec.Cmd
 	own  *capture
 	hold string // path of the fifo, "" if the container is not held
+	keys bool   // runsc gets the signals of the terminal's keys
 	wait func() (Exit, error)
 
 	mu    sync.Mutex // guards what follows
@@ -135,7 +136,7 @@ func (r *Runtime) Start(o Options) (*Container, error) {
 		}
 		args = append(args, "--pid-file="+o.Hold)
 	}
-	c := &Container{own: new(capture), hold: o.Hold}
+	c := &Container{own: new(capture), hold: o.Hold, keys: o.Terminal}
 	c.wait = sync.OnceValues(c.waitOnce)
 	if err := c.start(r, o, args, o.ID); err != nil {
 		return nil, fmt.Errorf("start runsc: %w", err)
@@ -227,6 +228,9 @@ func (c *Container) waitOnce() (Exit, error) {
 		return Exit{}, fmt.Errorf("wait for runsc: %w", err)
 	}
 	ws := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if ws.Signaled() && c.keys && (ws.Signal() == syscall.SIGINT || ws.Signal() == syscall.SIGQUIT) {
+		return Exit{Code: 128 + int(ws.Signal())}, nil // the person ended it before runsc could pass signals on
+	}
 	if ws.Signaled() {
 		return Exit{Code: 128 + int(ws.Signal()), Failure: "runsc died under the agent: ended by " + ws.Signal().String()}, nil
 	}

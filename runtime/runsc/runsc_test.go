@@ -198,6 +198,22 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// TestInterruptBeforeTheStart wants the terminal's ^C to be an end like any, also while runsc does not handle it yet.
+func TestInterruptBeforeTheStart(t *testing.T) {
+	c := newCell(t, bundle.Config{}, bundle.Process{Terminal: true, Command: []string{"/bin/sleep", "60"}})
+	master, slave, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	ctr := c.start(runsc.Options{Terminal: true, Stdio: runsc.Stdio{In: slave, Out: slave, Err: slave}})
+	slave.Close()
+	master.Write([]byte{3})
+	if e, err := ctr.Wait(); err != nil || e.Failure != "" || e.Code != 130 {
+		t.Errorf("got %+v, %v", e, err)
+	}
+}
+
 func TestSignalAndExec(t *testing.T) {
 	c := newCell(t, bundle.Config{}, bundle.Process{Command: []string{"/bin/sh", "-c", `trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done`}})
 	r, w, err := os.Pipe()
