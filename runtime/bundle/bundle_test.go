@@ -176,6 +176,14 @@ func TestSpec(t *testing.T) {
 	if !slices.Contains(s.Process.Env, "HOME=/x") || slices.Contains(s.Process.Env, "HOME="+Home) {
 		t.Errorf("the caller's environment does not win: %q", s.Process.Env)
 	}
+	for _, p := range []Process{
+		{Command: []string{"echo", "\xff"}},
+		{Command: []string{"true"}, Env: []string{"KEY=\xff"}},
+	} {
+		if err := b.WriteSpec(p); err == nil || !strings.Contains(err.Error(), "not UTF-8") || strings.Contains(err.Error(), "\xff") {
+			t.Errorf("%+v: got %v", p, err)
+		}
+	}
 	if err := b.WriteSpec(Process{Command: []string{"no-such"}}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("got %v", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"unicode/utf8"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -19,6 +21,9 @@ const (
 // ErrNotFound or ErrNotExecutable when the command cannot be started.
 func (b *Bundle) WriteSpec(p Process) error {
 	b.proc = p
+	if err := checkText(p); err != nil {
+		return err
+	}
 	if err := b.checkCommand(); err != nil {
 		return err
 	}
@@ -26,6 +31,23 @@ func (b *Bundle) WriteSpec(p Process) error {
 		return err
 	}
 	return b.Do(b.writeSpec)
+}
+
+// checkText refuses what JSON cannot carry, of which the spec is made: it would arrive as something else. Values are
+// not repeated, for some are secrets.
+func checkText(p Process) error {
+	for i, arg := range p.Command {
+		if !utf8.ValidString(arg) {
+			return fmt.Errorf("word %d of the command is not UTF-8", i+1)
+		}
+	}
+	for _, kv := range p.Env {
+		if !utf8.ValidString(kv) {
+			name, _, _ := strings.Cut(kv, "=")
+			return fmt.Errorf("the value of %q in the environment is not UTF-8", name)
+		}
+	}
+	return nil
 }
 
 // writeSpec writes config.json into the bundle's directory, which is on a tmpfs: what the environment exposes of
