@@ -205,6 +205,9 @@ func (s *Sandbox) supervise(stop func()) {
 	s.mu.Unlock()
 	oom := s.cage.leaf.OOMKilled()
 	s.result, s.err = judge(exit, err, cause, oom)
+	if s.result.Reason == ReasonCommand {
+		s.result.Detail = fmt.Sprintf("%q: %s", s.cfg.Command[0], s.result.Detail)
+	}
 	s.err = errors.Join(s.err, s.release())
 	followers.Wait()
 	s.cfg.Log.Debug("run ended", zap.Int("code", s.result.Code), zap.String("reason", string(s.result.Reason)), zap.Error(s.err))
