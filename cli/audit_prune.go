@@ -29,8 +29,11 @@ func (sh *shell) auditPruneCommand() *cobra.Command {
 		Example: `  superserve audit prune --days 90`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !cmd.Flags().Changed("days") || days < 0 {
+			if !cmd.Flags().Changed("days") {
 				return usageError{cmd.CommandPath(), "missing --days N"}
+			}
+			if days < 0 {
+				return usageError{cmd.CommandPath(), "--days: give a number of days, from 0"}
 			}
 			return sh.auditPrune(time.Now().AddDate(0, 0, -days))
 		},

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,9 @@ and gives it back with --head learns too whether this machine's root has put an 
 
 // errChanged means that an audit log is not what was written.
 var errChanged = errors.New("the audit trail is not what was written")
+
+// headDigits is the length of the name of a list of seals.
+const headDigits = 32
 
 func (sh *shell) auditVerifyCommand() *cobra.Command {
 	var asJSON bool
@@ -45,6 +49,10 @@ type auditFindings struct {
 func (sh *shell) auditVerify(word, head string, asJSON bool) error {
 	if err := needRoot("superserve audit verify"); err != nil {
 		return err
+	}
+	head = strings.ToLower(head)
+	if _, err := hex.DecodeString(head); err != nil || head != "" && len(head) != headDigits {
+		return usageError{"superserve audit verify", fmt.Sprintf("--head: give the %d digits and letters that a verification ended with", headDigits)}
 	}
 	p, err := sh.places()
 	if err != nil {

@@ -63,11 +63,23 @@ func loadProject(dir, name string) (*agent.Manifest, error) {
 			return nil, err
 		}
 	}
-	m, err := agent.Load(dir)
+	m, err := readProject(dir)
 	if err == nil && name != "" {
 		m.Name = name
 	}
 	return m, err
+}
+
+// readProject reads a project's manifest, and judges what of it only the proxy knows: better here than when it starts.
+func readProject(dir string) (*agent.Manifest, error) {
+	m, err := agent.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := policyFor(networkOf(m.Network), nil, nil); err != nil {
+		return nil, fmt.Errorf("%s: %w", agent.ManifestName, err)
+	}
+	return m, nil
 }
 
 // register deploys and says what was left out because a copy of it means nothing.
@@ -110,7 +122,7 @@ var errOtherSource = errors.New("deployed from another folder")
 // folder that calls itself like an agent from elsewhere would be handed that agent's secrets, so this
 // is the operator's decision, by `deploy`.
 func (sh *shell) deployFrom(ctx context.Context, registry *agent.Registry, dir string) (*agent.Agent, error) {
-	m, err := agent.Load(dir)
+	m, err := readProject(dir)
 	if err != nil {
 		return nil, err
 	}

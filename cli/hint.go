@@ -75,7 +75,7 @@ type unknownError struct {
 	kind  string // "command", "agent"
 	name  string
 	known []string
-	list  string // the command that lists them, "" = --help
+	list  string // the command that lists them
 }
 
 // Error names the word.
@@ -87,8 +87,5 @@ func (e unknownError) hint() string {
 	if near := agent.Nearest(e.name, e.known); near != "" {
 		return fmt.Sprintf("did you mean '%s'?", near)
 	}
-	if e.list != "" {
-		return fmt.Sprintf("see `%s`", e.list)
-	}
-	return "see `superserve --help`"
+	return fmt.Sprintf("see `%s`", e.list)
 }

@@ -326,7 +326,7 @@ network: section of a superserve.yaml. It lasts as long as the run: for the next
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&c.file, "file", "", "take the network: section of `FILE`")
-	flags.StringVar(&c.mode, "network", "", "`none`, bound or public")
+	flags.StringVar(&c.mode, "network", "", "`MODE`: none, bound or public")
 	flags.StringArrayVar(&c.allow, "allow", nil, "allow `HOST`, and only what is allowed ('' allows nothing more; repeatable)")
 	flags.StringArrayVar(&c.deny, "deny", nil, "deny `HOST` ('' denies nothing more; repeatable)")
 	flags.StringArrayVar(&c.allowPrivate, "allow-private", nil, "let rules reach `CIDR` ('' for none; repeatable)")

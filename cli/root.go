@@ -105,6 +105,9 @@ func (sh *shell) rootCommand() *cobra.Command {
 		return usageError{cmd.CommandPath(), err.Error()}
 	})
 	root.AddCommand(sh.commands()...)
+	for _, cmd := range root.Commands() {
+		sh.complete(cmd)
+	}
 	addCompletion(root)
 	return root
 }
@@ -152,7 +155,7 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return cmd.Help()
 	}
-	return unknownError{kind: "command", name: args[0], known: commandNames(cmd)}
+	return unknownError{kind: "command", name: args[0], known: commandNames(cmd), list: cmd.CommandPath() + " --help"}
 }
 
 func commandNames(cmd *cobra.Command) []string {

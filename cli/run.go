@@ -81,7 +81,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.workspace, "workspace", "", "use `DIR` as /workspace, for real: what the agent writes stays there")
 	flags.StringVar(&f.home, "home", "", "keep the agent's home in `DIR`; persist keeps one for each agent")
 	flags.StringVar(&f.rootfs, "rootfs", "", "use `DIR` as the root file system in place of this machine's programs")
-	flags.StringVar(&f.network, "network", "", "`none`, bound (the secrets' hosts and what is allowed) or public")
+	flags.StringVar(&f.network, "network", "", "`MODE`: none, bound (the secrets' hosts and what is allowed) or public")
 	flags.StringArrayVar(&f.resolve, "resolve", nil, "connect to `HOST:PORT:ADDR:PORT`, as curl's (repeatable)")
 	flags.StringVar(&f.upstreamCA, "upstream-ca", "", "trust the certificates in `FILE` for upstreams too")
 	flags.StringVar(&f.memory, "memory", "", "limit memory to `SIZE`, as in 512M")

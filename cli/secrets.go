@@ -39,7 +39,7 @@ type bindFlags struct {
 func (b *bindFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&b.hosts, "host", nil, "send it to `HOST[:PORT]` only; *.example.com is any depth below (repeatable)")
-	flags.StringArrayVar(&b.uses, "use", nil, "where it stands in a request: bearer, header:NAME, basic[:user|:password] … (repeatable)")
+	flags.StringArrayVar(&b.uses, "use", nil, "`PLACE` where it stands in a request: bearer, header:NAME, basic[:user|:password] … (repeatable)")
 	flags.BoolVar(&b.allowOwn, "allow-own", false, "let the agent send credentials of its own to these hosts")
 	flags.BoolVar(&b.plaintext, "plaintext", false, "send it without TLS too")
 }

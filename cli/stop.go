@@ -27,7 +27,7 @@ func (sh *shell) stopCommand() *cobra.Command {
 			return sh.stop(cmd.Context(), args[0], patience)
 		},
 	}
-	cmd.Flags().StringVar(&grace, "time", "10s", "how long the agent has to end by itself")
+	cmd.Flags().StringVar(&grace, "time", "10s", "`TIME` that the agent has to end by itself")
 	return cmd
 }
 

@@ -72,6 +72,9 @@ func (sh *shell) watch(ctx context.Context, word string, asJSON bool) error {
 			return err
 		}
 		if ended {
+			if !asJSON && err == nil {
+				sh.note("run %s of '%s' has ended: %s", now.ID, now.Agent, status(now))
+			}
 			return nil
 		}
 		select {
