@@ -118,6 +118,9 @@ func (p places) startSecretd(ctx context.Context, c *client.Client) error {
 	if owner := keeperUser(filepath.Join(p.state, "secretd")); owner != "" {
 		return fmt.Errorf("secretd runs as the user %s here: %w", owner, errServiceStopped)
 	}
+	if p.sharesStore() {
+		return startError(errFleetDown) // one without its --store would make another store
+	}
 	binary, err := findSecretd()
 	if err != nil {
 		return err

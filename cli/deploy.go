@@ -19,7 +19,10 @@ func (sh *shell) deployCommand() *cobra.Command {
 		Use:   "deploy [DIR]",
 		Short: "Take a copy of a project, to be run by its name",
 		Long: `Take a copy of a project, to be run by its name. What superserve.yaml ignores stays out, and so do
-.git, caches and every file whose name begins with .env. Agents that run keep the files they began with.`,
+.git, caches and every file whose name begins with .env. Agents that run keep the files they began with.
+
+Where secretd has a store that several hosts share, the copy goes there: every host runs the agent from then on, none
+of them half of it. With --server that can be done from anywhere.`,
 		Args: atMostOne("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := "."
@@ -43,17 +46,39 @@ func (sh *shell) deploy(ctx context.Context, dir, name string, yes bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := registry.Get(m.Name); err == nil && !yes {
+	old, shared, err := sh.sharedAgent(ctx, m.Name)
+	if err != nil {
+		return err
+	}
+	exists := old != nil
+	if !shared {
+		_, err := registry.Get(m.Name)
+		exists = err == nil
+	}
+	if exists && !yes {
 		if ok, err := sh.confirm(ctx, fmt.Sprintf("Agent '%s' already exists. Redeploy?", m.Name)); !ok {
 			return err
 		}
 	}
+	if shared {
+		err = sh.publish(ctx, m, dir, old)
+	} else {
+		err = sh.deployHere(ctx, registry, m, dir)
+	}
+	if err != nil {
+		return err
+	}
+	return sh.remindSecrets(ctx, m)
+}
+
+// deployHere makes a project an agent of this host.
+func (sh *shell) deployHere(ctx context.Context, registry *agent.Registry, m *agent.Manifest, dir string) error {
 	a, err := sh.register(ctx, registry, m, dir)
 	if err != nil {
 		return err
 	}
 	sh.done("Deployed '%s' (%d files, %s)", a.Name, a.Files, size(a.Bytes))
-	return sh.remindSecrets(ctx, m)
+	return nil
 }
 
 // loadProject reads a project's manifest; name, if given, takes the place of the one in the file.
@@ -88,10 +113,14 @@ func (sh *shell) register(ctx context.Context, registry *agent.Registry, m *agen
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range a.Special {
+	sh.noteSpecial(a.Special)
+	return a, nil
+}
+
+func (sh *shell) noteSpecial(names []string) {
+	for _, name := range names {
 		sh.note("%s is no regular file and was left out", escapeLine(name))
 	}
-	return a, nil
 }
 
 // remindSecrets names the command that sets what the agent still lacks.
@@ -116,11 +145,11 @@ func (sh *shell) remindSecrets(ctx context.Context, m *agent.Manifest) error {
 }
 
 // errOtherSource means that a folder names itself like an agent that came from another folder.
-var errOtherSource = errors.New("deployed from another folder")
+var errOtherSource = errors.New("is deployed from another folder")
 
 // deployFrom deploys dir for `run DIR`: silently where the agent came from the same folder before. A
 // folder that calls itself like an agent from elsewhere would be handed that agent's secrets, so this
-// is the operator's decision, by `deploy`.
+// is the operator's decision, by `deploy`. It is for this host alone: the others run what was deployed.
 func (sh *shell) deployFrom(ctx context.Context, registry *agent.Registry, dir string) (*agent.Agent, error) {
 	m, err := readProject(dir)
 	if err != nil {
@@ -130,8 +159,8 @@ func (sh *shell) deployFrom(ctx context.Context, registry *agent.Registry, dir s
 	if err != nil {
 		return nil, err
 	}
-	if old, err := registry.Get(m.Name); err == nil && old.Source != source {
-		return nil, fmt.Errorf("agent '%s' is %w: %s", m.Name, errOtherSource, old.Source)
+	if err := sh.checkSource(ctx, registry, m.Name, source, errOtherSource); err != nil {
+		return nil, err
 	}
 	return sh.register(ctx, registry, m, dir)
 }

@@ -263,7 +263,7 @@ func (sh *shell) policyOf(ctx context.Context, q question) (n sandbox.Network, b
 	if name == "" {
 		return n, nil, nil
 	}
-	_, m, err := sh.findAgent(name)
+	_, m, err := sh.agent(ctx, name)
 	if err != nil {
 		return n, nil, err
 	}

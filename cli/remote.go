@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -13,14 +14,14 @@ import (
 )
 
 // errServerOfOthers means that a command was sent to another host that can only do its work on this one.
-var errServerOfOthers = errors.New("--server is for `superserve secrets`: agents run on this host, with this host's secretd")
+var errServerOfOthers = errors.New("--server is for `superserve secrets`, `deploy` and `agents`: agents run on this host, with this host's secretd")
 
 // remote is where secretd is on another host, and by which certificates the two know each other.
 type remote struct{ server, ca, cert, key string }
 
 func (r *remote) register(cmd *cobra.Command) {
 	flags := cmd.PersistentFlags()
-	flags.StringVar(&r.server, "server", "", "secrets: use the secretd at https://`HOST[:PORT]` (env SUPERSERVE_SERVER)")
+	flags.StringVar(&r.server, "server", "", "secrets, deploy, agents: use the secretd at https://`HOST[:PORT]` (env SUPERSERVE_SERVER)")
 	flags.StringVar(&r.ca, "server-ca", "", "PEM `FILE` of the authorities of --server, else the system's (env SUPERSERVE_SERVER_CA)")
 	flags.StringVar(&r.cert, "cert", "", "PEM `FILE` of your certificate for --server (env SUPERSERVE_CERT)")
 	flags.StringVar(&r.key, "cert-key", "", "PEM `FILE` of its key (env SUPERSERVE_CERT_KEY)")
@@ -29,10 +30,10 @@ func (r *remote) register(cmd *cobra.Command) {
 	}
 }
 
-// settle takes what the flags leave open from the environment, for the commands under secrets; any other
-// takes no --server.
+// settle takes what the flags leave open from the environment, for the commands that may go elsewhere; any other takes
+// no --server.
 func (r *remote) settle(cmd *cobra.Command) error {
-	if !underSecrets(cmd) {
+	if !goesElsewhere(cmd) {
 		if r.server != "" {
 			return errServerOfOthers
 		}
@@ -48,9 +49,10 @@ func (r *remote) settle(cmd *cobra.Command) error {
 	return nil
 }
 
-func underSecrets(cmd *cobra.Command) bool {
+// goesElsewhere reports whether a command can do its work with another host's secretd.
+func goesElsewhere(cmd *cobra.Command) bool {
 	for ; cmd != nil; cmd = cmd.Parent() {
-		if cmd.Name() == "secrets" {
+		if slices.Contains([]string{"secrets", "deploy", "agents"}, cmd.Name()) {
 			return true
 		}
 	}

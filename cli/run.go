@@ -123,6 +123,9 @@ func (sh *shell) run(ctx context.Context, target string, args []string, f runFla
 		return err
 	}
 	defer release()
+	if err := f.checkHostFiles(a, m); err != nil {
+		return err
+	}
 	p, err := sh.places()
 	if err != nil {
 		return err
@@ -149,7 +152,7 @@ func (sh *shell) run(ctx context.Context, target string, args []string, f runFla
 // deployed: nobody would look at the copy.
 func (sh *shell) project(ctx context.Context, word, workspace string) (*agent.Agent, *agent.Manifest, func(), error) {
 	if workspace != "" && sameFolder(word, workspace) {
-		a, m, err := sh.shared(word)
+		a, m, err := sh.shared(ctx, word)
 		return a, m, func() {}, err
 	}
 	a, m, err := sh.target(ctx, word)
@@ -164,7 +167,7 @@ func (sh *shell) project(ctx context.Context, word, workspace string) (*agent.Ag
 }
 
 // shared is the agent of a folder, as it lies there. Another folder's agent of that name keeps its secrets to itself.
-func (sh *shell) shared(dir string) (*agent.Agent, *agent.Manifest, error) {
+func (sh *shell) shared(ctx context.Context, dir string) (*agent.Agent, *agent.Manifest, error) {
 	m, err := agent.Load(dir)
 	if err != nil {
 		return nil, nil, err
@@ -177,8 +180,8 @@ func (sh *shell) shared(dir string) (*agent.Agent, *agent.Manifest, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if old, err := registry.Get(m.Name); err == nil && old.Source != source {
-		return nil, nil, fmt.Errorf("agent '%s' is %w: %s", m.Name, errOtherSource, old.Source)
+	if err := sh.checkSource(ctx, registry, m.Name, source, errOtherSource); err != nil {
+		return nil, nil, err
 	}
 	return &agent.Agent{Name: m.Name, Source: source}, m, nil
 }
@@ -205,12 +208,11 @@ func (sh *shell) target(ctx context.Context, word string) (*agent.Agent, *agent.
 	}
 	dir := strings.ContainsRune(word, filepath.Separator) || word == "." || word == ".."
 	if !dir {
-		_, err := registry.Get(word)
+		a, m, err := sh.agent(ctx, word)
 		info, statErr := os.Stat(filepath.Join(word, agent.ManifestName))
-		dir = errors.Is(err, agent.ErrNotFound) && statErr == nil && info.Mode().IsRegular()
-	}
-	if !dir {
-		return sh.findAgent(word)
+		if !errors.As(err, new(unknownError)) || statErr != nil || !info.Mode().IsRegular() {
+			return a, m, err
+		}
 	}
 	a, err := sh.deployFrom(ctx, registry, word)
 	if err != nil {

@@ -31,7 +31,7 @@ func (sh *shell) runHere(ctx context.Context, argv []string, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	name, err := sh.nameHere(dir, f)
+	name, err := sh.nameHere(ctx, dir, f)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (f *runFlags) folder(who caller, p places) (string, error) {
 }
 
 // nameHere is the folder's name, or --name. An agent that was deployed from elsewhere keeps its secrets to itself.
-func (sh *shell) nameHere(dir string, f runFlags) (string, error) {
+func (sh *shell) nameHere(ctx context.Context, dir string, f runFlags) (string, error) {
 	if f.name != "" {
 		return f.name, nil
 	}
@@ -85,10 +85,7 @@ func (sh *shell) nameHere(dir string, f runFlags) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if a, err := registry.Get(name); err == nil && a.Source != dir {
-		return "", fmt.Errorf("agent '%s' %w: %s", name, errOtherFolder, a.Source)
-	}
-	return name, nil
+	return name, sh.checkSource(ctx, registry, name, dir, errOtherFolder)
 }
 
 // bring finds the program on the caller's machine and has its installation shown. In a root file system of its own the
