@@ -12,13 +12,12 @@ import (
 	"testing"
 )
 
-// TestRunOnAnotherHost has two secretds share an etcd, each with a state of its own as on two hosts: a secret is set on
-// one, a run on the other has it, and goes on with what it is rotated to on the first.
-func TestRunOnAnotherHost(t *testing.T) {
+// twoHosts are two worlds whose secretds share an etcd, each with a state of its own as on two hosts.
+func twoHosts(t *testing.T) (w, other *world, stop func()) {
+	t.Helper()
 	needPrograms(t, "etcd")
 	store := "etcd+http://" + startEtcd(t) + "/superserve"
-	w := newWorld(t, "api.openai.com")
-	other := newWorld(t, "api.openai.com")
+	w, other = newWorld(t, "api.openai.com"), newWorld(t, "api.openai.com")
 	other.keeps(t, store)
 	key, err := os.ReadFile(filepath.Join(other.state, "secretd", "key"))
 	if err == nil {
@@ -30,10 +29,20 @@ func TestRunOnAnotherHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.keeps(t, store)
+	return w, other, w.keeps(t, store)
+}
 
+// TestRunOnAnotherHost deploys an agent and sets its secret on one host, runs it on the other, and rotates the secret
+// on the first while it runs; then deploys it again, and takes it away.
+func TestRunOnAnotherHost(t *testing.T) {
+	w, other, _ := twoHosts(t)
 	other.set("plain", "OPENAI_API_KEY", openaiKey)
-	say, wait := w.conversation(t, agentProject(t, strings.Replace(askTwice, "ask\necho", "ask >/dev/null\necho", 1), "secrets: [OPENAI_API_KEY]\n"))
+	dir := agentProject(t, strings.Replace(askTwice, "ask\necho", "ask >/dev/null\necho", 1), "secrets: [OPENAI_API_KEY]\n")
+	other.must(t, "deploy", dir)
+	if list := w.must(t, "agents", "list"); !strings.Contains(list, "plain") || !strings.Contains(list, ":"+dir) {
+		t.Errorf("the other host lists %q", list)
+	}
+	say, wait := w.conversation(t, "plain")
 	const rotated = "sk-proj-Zk3yRotatedRotatedRotatedRotated0007"
 	other.set("plain", "OPENAI_API_KEY", rotated)
 	say("go\n")
@@ -47,12 +56,55 @@ func TestRunOnAnotherHost(t *testing.T) {
 	if len(saw) != 2 || saw[0] != "Bearer "+openaiKey || saw[1] != "Bearer "+rotated {
 		t.Errorf("the upstream saw %q", saw)
 	}
+	other.must(t, "deploy", "-y", agentProject(t, "echo the next", "mounts: [/srv:/data]\n"))
+	if r := w.run("plain"); r.code != 1 || !strings.Contains(r.stderr, "asks for files of this one: mount /srv:/data") {
+		t.Errorf("an agent from elsewhere that names this host's files: exit %d: %s", r.code, r.stderr)
+	}
+	if r := w.run("plain", "--mount", "/srv:/data:ro"); r.code != 0 || r.stdout != "the next\n" {
+		t.Errorf("deployed again: exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
+	}
+	if r := w.run(agentProject(t, "echo not to be run")); r.code != 1 || !strings.Contains(r.stderr, "is deployed from another folder") {
+		t.Errorf("a folder that is called like it: exit %d: %s", r.code, r.stderr)
+	}
+	other.must(t, "agents", "delete", "plain", "-y")
+	if r := w.run("plain"); r.code != 1 || !strings.Contains(r.stderr, "unknown agent") {
+		t.Errorf("deleted on the other host: exit %d: %s", r.code, r.stderr)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.state, "agents", "plain", "*")); len(left) > 0 {
+		t.Errorf("a copy of what was deleted is left: %q", left)
+	}
 	w.scanState(t)
 	other.scanState(t)
 }
 
-// keeps starts the world's secretd on a shared store; the commands after it find it running.
-func (w *world) keeps(t *testing.T, store string) {
+// TestStaleCopyIsNotRun takes a host's secretd away: its copy of a shared agent, which may not be the agent's any more,
+// is not run.
+func TestStaleCopyIsNotRun(t *testing.T) {
+	w, other, stop := twoHosts(t)
+	other.must(t, "deploy", agentProject(t, "echo it runs"))
+	if r := w.run("plain"); r.code != 0 || r.stdout != "it runs\n" {
+		t.Fatalf("exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
+	}
+	stop()
+	for _, args := range [][]string{{"run", "plain"}, {"agents", "list"}, {"deploy", agentProject(t, "echo here alone")}, {"secrets", "list", "plain"}} {
+		if r := w.superserve("", args...); r.code != 1 || !strings.Contains(r.stderr, "shared by several hosts, and it does not run") {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", args[0], r.code, r.stdout, r.stderr)
+		}
+	}
+}
+
+// must runs a command that has to succeed, and returns what it printed.
+func (w *world) must(t *testing.T, args ...string) string {
+	t.Helper()
+	r := w.superserve("", args...)
+	if r.code != 0 {
+		t.Fatalf("%s: exit %d: %s", args[0], r.code, r.stderr)
+	}
+	return r.stdout
+}
+
+// keeps starts the world's secretd on a shared store; the commands after it find it running, until stop ends it.
+func (w *world) keeps(t *testing.T, store string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command(bin("secretd"), "--state", w.state, "--socket", filepath.Join(w.state, "run", "secretd.sock"), "--store", store)
 	out, err := cmd.StderrPipe()
@@ -62,17 +114,19 @@ func (w *world) keeps(t *testing.T, store string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-	})
+	}
+	t.Cleanup(stop)
 	said := ""
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		if said = lines.Text(); strings.Contains(said, `"serving"`) {
-			return
+			return stop
 		}
 	}
 	t.Fatalf("secretd ended: %s", said)
+	return nil
 }
 
 // startEtcd starts Debian's etcd and returns its address.
