@@ -30,6 +30,8 @@ const (
 	// freeExpansion is how many bytes may come out before the ratio counts: small
 	// answers of repeated text reach 1000.
 	freeExpansion = 8 << 20
+	// maxRest is how many bytes may stand behind the end of a coding; they are dropped.
+	maxRest = 64 << 10
 	// maxWindow is the largest window that a zstd frame may ask for, in bytes: the
 	// 8 MiB of RFC 9659 §3. The format of brotli bounds its own at 16 MiB.
 	maxWindow = 8 << 20
@@ -116,10 +118,28 @@ type decoder struct {
 func (d *decoder) Read(p []byte) (int, error) {
 	n, err := d.out.Read(p)
 	d.n += int64(n)
-	if expands(d.n, d.wire.n) {
+	switch {
+	case expands(d.n, d.wire.n):
 		return n, ErrExpansion
+	case err != io.EOF:
+		return n, err
+	case n > 0:
+		return n, nil // the end comes with the next Read, and does not delay this one
 	}
-	return n, err
+	return 0, d.finish()
+}
+
+// finish reads what stands behind the end of the coding: the end of the wire, so that
+// nothing is left of this answer when the next one is read.
+func (d *decoder) finish() error {
+	n, err := io.Copy(io.Discard, io.LimitReader(d.wire, maxRest))
+	switch {
+	case err != nil:
+		return err
+	case n == maxRest:
+		return ErrCoding
+	}
+	return io.EOF
 }
 
 // Close frees the memory of every stage.

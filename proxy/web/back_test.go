@@ -1,6 +1,8 @@
 package web
 
 import (
+	"compress/gzip"
+	"compress/zlib"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,6 +10,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Ways in which a key comes back beside the answer to the request that carried it.
@@ -195,6 +201,51 @@ func TestHiddenMessagesAreRefused(t *testing.T) {
 				if accepts != "identity" {
 					t.Errorf("%s: the upstream was asked for %q", field, accepts)
 				}
+			}
+		})
+	}
+}
+
+// TestEndOfContentBehindItsCoding has contents whose coding ends before they do: what follows is no next answer.
+func TestEndOfContentBehindItsCoding(t *testing.T) {
+	codings := map[string]func(io.Writer) io.WriteCloser{
+		"gzip":    func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"deflate": func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) },
+		"br":      func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) },
+		"zstd": func(w io.Writer) io.WriteCloser {
+			z, _ := zstd.NewWriter(w)
+			return z
+		},
+	}
+	for coding, pack := range codings {
+		backRigs(t, func(t *testing.T, handle func(http.HandlerFunc), client func() *http.Client) {
+			read := make(chan struct{}, 1)
+			handle(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Encoding", coding)
+				z := pack(w)
+				io.WriteString(z, "hello")
+				z.(interface{ Flush() error }).Flush()
+				w.(http.Flusher).Flush()
+				z.Close()
+				w.(http.Flusher).Flush()
+				<-read
+			})
+			c := client()
+			c.Timeout = 5 * time.Second
+			for range 3 {
+				res, err := c.Do(keyed(newRequest(t, "GET", "/", nil)))
+				if err != nil {
+					t.Fatalf("%s: %v", coding, err)
+				}
+				text := make([]byte, len("hello"))
+				if _, err := io.ReadFull(res.Body, text); err != nil || string(text) != "hello" {
+					t.Fatalf("%s: got %q, %v", coding, text, err)
+				}
+				read <- struct{}{}
+				if rest, err := io.ReadAll(res.Body); err != nil || len(rest) > 0 || res.StatusCode != 200 {
+					t.Fatalf("%s: then %d %q, %v", coding, res.StatusCode, rest, err)
+				}
+				res.Body.Close()
 			}
 		})
 	}
