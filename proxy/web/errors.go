@@ -25,7 +25,6 @@ var (
 	refuseBothFrames = badRequest("bad_framing", "a request has both Content-Length and Transfer-Encoding")
 	refuseTransfer   = badRequest("bad_framing", "the only Transfer-Encoding that is taken is chunked, once, in HTTP/1.1")
 	refuseChunk      = badRequest("bad_chunk", "the chunked body is malformed")
-	refuseTrailer    = badRequest("bad_trailer", "the trailer section is malformed or too large")
 	refuseConnection = badRequest("bad_connection", "Connection names a field that must reach the upstream")
 	refuseUpgrade    = badRequest("bad_upgrade", "only an upgrade to websocket is relayed, never h2c")
 	refuseWebSocket  = badRequest("bad_websocket", "the WebSocket handshake is malformed (RFC 6455 section 4.1)")

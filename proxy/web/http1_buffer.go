@@ -117,16 +117,6 @@ func (b *window) release() {
 	b.buf, b.r, b.w, b.wide = nil, 0, 0, false
 }
 
-// read takes from the buffer first, then from the connection itself.
-func (b *window) read(p []byte) (int, error) {
-	if !b.empty() {
-		n := copy(p, b.bytes())
-		b.consume(n)
-		return n, nil
-	}
-	return b.conn.Read(p)
-}
-
 // texts are the buffers that one exchange writes from. They are pooled, so that
 // an idle connection has none.
 type texts struct {

@@ -3,7 +3,6 @@ package web
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"time"
@@ -31,10 +30,6 @@ type connFault struct {
 }
 
 func fault(code http2.ErrCode, cause error) error { return &connFault{code: code, cause: cause} }
-
-func faultf(code http2.ErrCode, format string, args ...any) error {
-	return fault(code, fmt.Errorf(format, args...))
-}
 
 func (f *connFault) Error() string { return f.code.String() + ": " + f.cause.Error() }
 func (f *connFault) Unwrap() error { return f.cause }
