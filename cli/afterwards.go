@@ -1,9 +1,14 @@
 package cli
 
 import (
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/superserve/superserve/runtime/agent"
 	"github.com/superserve/superserve/runtime/changes"
 	"github.com/superserve/superserve/runtime/sandbox"
 )
@@ -23,6 +28,24 @@ func (sh *shell) countChanges(run string) {
 	sh.note("%d changes were kept apart. See them, take them over:\n  superserve diff %s\n  superserve apply %s", len(list), run, run)
 }
 
+// warnOfManifest says that a run has written to the file which says what the next one may: an agent that can must not
+// grant itself more unnoticed.
+func (sh *shell) warnOfManifest(dir string, began time.Time) {
+	info, err := os.Lstat(filepath.Join(dir, agent.ManifestName))
+	if err == nil && changed(info).After(began) {
+		sh.warn("%s was changed during the run: read it before the next one, it says what the agent may do", agent.ManifestName)
+	}
+}
+
+// changed is when a file was last written to or renamed, by the kernel's clock alone: an agent can set any other time.
+func changed(info fs.FileInfo) time.Time {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return info.ModTime()
+	}
+	return time.Unix(st.Ctim.Unix())
+}
+
 // afterwards looks at what a run that wrote to a folder of this machine has left there.
 func (sh *shell) afterwards(cfg sandbox.Config, run string, began time.Time, f runFlags) {
 	if cfg.Changes && !f.quiet && !f.asJSON {
@@ -31,6 +54,7 @@ func (sh *shell) afterwards(cfg sandbox.Config, run string, began time.Time, f r
 	if !cfg.Workspace || cfg.Changes {
 		return
 	}
+	sh.warnOfManifest(cfg.Dir, began)
 	armed, err := changes.Disarm(cfg.Dir, began)
 	if err != nil {
 		sh.warn("%s", escapeLine(err.Error()))

@@ -21,7 +21,8 @@ Or run an agent: one that was deployed, by its name, or the project in a folder,
 stands after -- is given to it. Its project is /workspace, writable, and forgotten at the end.
 
 The host's programs are there, read-only. The environment holds a placeholder for each secret. Output and exit
-code are passed through.
+code are passed through. On a terminal you are asked what the rules leave open: names that network.allow does not hold,
+and hosts for a secret that is bound to none.
 
 Exit codes: the agent's own; 1 an error before it ran; 124 its time was up; 125 the sandbox failed under
 it; 126 and 127 its command cannot be run or is not there; 130 interrupted.`

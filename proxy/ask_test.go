@@ -34,20 +34,21 @@ func TestServerAsks(t *testing.T) {
 	} {
 		t.Run("it "+c.name, func(t *testing.T) {
 			live := egress.NewLive(parsed(t, c.rules))
-			var r *rig
+			rigs := make(chan *rig, 1)
 			asked := make(chan api.Host, 1)
-			r = newRig(t, c.dest, patient, func(cfg *Config) {
+			r := newRig(t, c.dest, patient, func(cfg *Config) {
 				cfg.Policy = live
 				cfg.Ask = func(_ context.Context, h api.Host, port uint16) {
 					asked <- h
 					if c.after != nil {
 						live.Set(parsed(t, *c.after))
 					}
-					if n := r.Recheck(); n != 0 {
+					if n := (<-rigs).Recheck(); n != 0 {
 						t.Errorf("%d connections were reset that wait for an answer", n)
 					}
 				}
 			})
+			rigs <- r
 			conn := r.client(t, helloFor(t, "free.org"))
 			if got := served(t, conn); got != c.want {
 				t.Errorf("served by %q, want %q", got, c.want)

@@ -28,7 +28,6 @@ func TestAllowIsAsked(t *testing.T) {
 		{"asks, and takes no", "no", []string{"-t=false"}, "codes 403 403", false},
 		{"takes a word that it does not know for no", "yes please", []string{"-t=false"}, "codes 403 403", false},
 		{"allows it once", "once", []string{"-t=false"}, "codes 200 200", false}, // the second takes the placeholder along, which opens nothing
-		{"asks on a terminal that the agent reads by lines", "no", []string{"-t"}, "codes 403 403", false},
 		{"allows it there", "once", []string{"-t"}, "codes 200 200", false},
 		{"asks nobody where the agent takes each key", "", []string{"-t"}, "codes 403 403", false},
 		{"allows it always", "always", []string{"-t=false"}, "codes 200 200", true},
@@ -80,7 +79,7 @@ func (w *world) answering(t *testing.T, answer string, args ...string) string {
 	for {
 		n, err := f.Read(buf)
 		said.Write(buf[:n])
-		if err != nil || strings.Contains(said.String(), "agent read typed") {
+		if err != nil {
 			return said.String()
 		}
 		if asked := strings.Count(said.String(), "/no) "); asked > answered {
@@ -143,13 +142,16 @@ func TestConnectionsAreAsked(t *testing.T) {
 		})
 	}
 	t.Run("it keeps what is allowed always, out of the agent's reach", func(t *testing.T) {
-		dir := agentProjectAt(t, w, code+`codes=$(code https://api.example.com/)`+end, closed)
+		dir := agentProjectAt(t, w, code+`codes=$(code https://api.example.com/); echo '# mine' >> superserve.yaml`+end, closed)
 		said := w.answering(t, "always", append(append([]string{"run"}, w.runFlags()...), "-t=false", "--workspace", dir, dir)...)
 		if !strings.Contains(said, question("api.example.com")) || !strings.Contains(said, "codes 200") {
 			t.Errorf("the first run:\n%s", said)
 		}
 		if text, err := os.ReadFile(filepath.Join(dir, "superserve.yaml")); err != nil || strings.Contains(string(text), "api.example.com") {
 			t.Errorf("superserve.yaml: %v\n%s", err, text)
+		}
+		if !strings.Contains(said, "superserve.yaml was changed during the run") {
+			t.Errorf("the agent may grant itself more unnoticed:\n%s", said)
 		}
 		if r := w.run(dir); !strings.Contains(r.stdout, "codes 200") || !strings.Contains(r.stderr, "you always allow agent 'plain' to connect to api.example.com:443") {
 			t.Errorf("the next run:\n%s%s", r.stdout, r.stderr)
