@@ -39,10 +39,13 @@ type timing struct {
 	quiet time.Duration
 	// whole is for the rest of the hello.
 	whole time.Duration
+	// crowd is for room where as many connections are open as may be.
+	crowd time.Duration
 }
 
 var defaultTiming = timing{
 	first: 10 * time.Second, refused: time.Second, quiet: 100 * time.Millisecond, whole: 10 * time.Second,
+	crowd: crowdWait,
 }
 
 // tlsPorts are the ports where TLS begins with the connection. The second row is

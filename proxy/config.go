@@ -42,9 +42,6 @@ type Names interface {
 	Name(netip.Addr) (api.Host, bool)
 }
 
-// DefaultMaxConns is the cap on connections that are open at once.
-const DefaultMaxConns = 512
-
 // Config is what a Server needs. Web, Refuse and Passthrough are required.
 type Config struct {
 	// Destination finds where a connection was going, by the client's address. An
@@ -81,7 +78,8 @@ type Config struct {
 	Audit audit.Recorder
 	// Log is for operators; nil logs nothing.
 	Log *zap.Logger
-	// MaxConns caps the connections that are open at once; 0 is DefaultMaxConns.
-	// One connection more is reset.
-	MaxConns int
+	// MaxConns caps the connections that are open at once, MaxWeb those of them that Web
+	// serves; 0 is DefaultMaxConns and DefaultMaxWeb. One connection more waits a little
+	// and is reset.
+	MaxConns, MaxWeb int
 }

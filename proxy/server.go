@@ -22,7 +22,7 @@ type Counts struct {
 	Accepted uint64 // connections taken
 	Unknown  uint64 // closed because their destination is not recorded
 	Refused  uint64 // refused by policy or by their first bytes
-	Capped   uint64 // reset because MaxConns were open
+	Capped   uint64 // reset because MaxConns were open, or MaxWeb
 }
 
 // Server serves the connections of one sandbox. It is safe for concurrent use.
@@ -30,7 +30,8 @@ type Server struct {
 	cfg    Config
 	log    *zap.Logger
 	timing timing
-	slots  chan struct{}
+	conns  *crowd
+	web    *crowd          // those of them that Web serves
 	ctx    context.Context // ends with Close; the parent of every connection's
 	cancel context.CancelFunc
 
@@ -50,6 +51,9 @@ func New(cfg Config) *Server {
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = DefaultMaxConns
 	}
+	if cfg.MaxWeb <= 0 {
+		cfg.MaxWeb = DefaultMaxWeb
+	}
 	if cfg.Policy == nil {
 		cfg.Policy = &egress.Policy{}
 	}
@@ -59,10 +63,10 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{
 		cfg: cfg, log: log.Named("proxy"), timing: defaultTiming,
-		slots: make(chan struct{}, cfg.MaxConns),
-		open:  map[interface{ Close() error }]struct{}{}, peers: map[*livePeer]struct{}{},
+		open: map[interface{ Close() error }]struct{}{}, peers: map[*livePeer]struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.conns, s.web = newCrowd(cfg.MaxConns, s.ctx.Done()), newCrowd(cfg.MaxWeb, s.ctx.Done())
 	return s
 }
 
@@ -122,24 +126,22 @@ func (s *Server) pause(ctx context.Context, last time.Duration, cause error) (ti
 	return delay, nil
 }
 
-// start gives the connection a goroutine of its own, or resets it.
+// start gives the connection a goroutine of its own, or resets it. While it waits for
+// room the next ones wait in the listener.
 func (s *Server) start(conn net.Conn) {
-	select {
-	case s.slots <- struct{}{}:
-	default:
-		s.capped.Add(1)
+	if !s.conns.enter(s.timing.crowd) {
 		s.recordCapped(conn)
 		_ = reset(conn)
 		return
 	}
 	if !s.track(conn) {
-		<-s.slots
+		s.conns.leave()
 		_ = reset(conn)
 		return
 	}
 	go func() {
 		defer s.wg.Done()
-		defer func() { <-s.slots }()
+		defer s.conns.leave()
 		defer s.untrack(conn)
 		defer conn.Close()
 		s.serve(conn)
@@ -204,6 +206,14 @@ func (s *Server) serve(conn net.Conn) {
 	if proto == nil {
 		_ = c.Reset()
 		return
+	}
+	if proto == s.cfg.Web {
+		if !s.web.enter(s.timing.crowd) {
+			s.refuseCrowd(c, "max_web")
+			_ = c.Reset()
+			return
+		}
+		defer s.web.leave()
 	}
 	s.log.Debug("connection", zap.Uint64("conn", c.ID), zap.String("host", c.Name()), zap.Uint16("port", c.Port),
 		zap.String("protocol", proto.Name()), zap.Bool("allow", c.Verdict.Allow), zap.String("rule", c.Verdict.Rule))
@@ -278,20 +288,6 @@ func (s *Server) refuse(c *Conn, d egress.Decision) Protocol {
 		return nil
 	}
 	return s.cfg.Refuse
-}
-
-// recordCapped records a connection that came when MaxConns were open.
-func (s *Server) recordCapped(conn net.Conn) {
-	dest, err := s.destination(conn)
-	if err != nil {
-		return
-	}
-	c := &Conn{Dest: dest, Port: dest.Port(), ID: s.accepted.Add(1)}
-	c.Host, c.Verdict = s.judge(dest)
-	c.Verdict = egress.Decision{Rule: "max_conns", Reason: ReasonCrowd}
-	if err := s.record(c); err != nil {
-		s.log.Error("refused connection is not recorded", zap.Error(err))
-	}
 }
 
 func (s *Server) record(c *Conn) error {

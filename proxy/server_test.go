@@ -355,6 +355,68 @@ func TestServerResetsWhatIsOverTheCap(t *testing.T) {
 	}
 }
 
+func TestServerCapsWhatWebServes(t *testing.T) {
+	r := newRig(t, boundAddr+":443", patient, func(c *Config) { c.MaxWeb = 1 })
+	hello := helloFor(t, "api.x.com")
+	first := r.client(t, hello)
+	if got := served(t, first); got != "web" {
+		t.Fatalf("the first is served by %s", got)
+	}
+	if got := served(t, r.client(t, hello)); got != "reset" {
+		t.Errorf("the second is served by %s", got)
+	}
+	if e := <-r.events; e.Reason != ReasonCrowd || e.Rule != "max_web" || e.Verdict != audit.Refused || e.Name != "api.x.com" {
+		t.Errorf("event = %+v", e)
+	}
+	if r.Counts().Capped != 1 {
+		t.Errorf("counts = %+v", r.Counts())
+	}
+}
+
+// A connection that finds no room waits for it, and is served when another ends.
+func TestServerWaitsForRoom(t *testing.T) {
+	for name, c := range map[string]struct {
+		dest  string
+		first []byte
+		want  string
+		limit func(*Config)
+	}{
+		"all":          {freeAddr + ":22", nil, "passthrough", func(c *Config) { c.MaxConns = 1 }},
+		"those of Web": {boundAddr + ":443", helloFor(t, "api.x.com"), "web", func(c *Config) { c.MaxWeb = 1 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wait := patient
+			wait.crowd = time.Hour
+			r := newRig(t, c.dest, wait, c.limit)
+			first := r.client(t, c.first)
+			served(t, first)
+			second := r.client(t, c.first)
+			waiting := make(chan string, 1)
+			go func() { waiting <- served(t, second) }()
+			first.Close()
+			if got := <-waiting; got != c.want || r.Counts().Capped != 0 {
+				t.Errorf("the second is served by %q, counts %+v, want %s", got, r.Counts(), c.want)
+			}
+		})
+	}
+}
+
+// However many come when there is no room, none waits longer than the first.
+func TestCrowd(t *testing.T) {
+	c := newCrowd(1, t.Context().Done())
+	if !c.enter(0) || c.enter(time.Millisecond) {
+		t.Fatal("the first has no room, or the second has")
+	}
+	c.full = c.full.Add(-time.Hour) // that was an hour ago
+	if c.enter(time.Hour) {
+		t.Error("room for two")
+	}
+	c.leave()
+	if !c.enter(0) || !c.full.IsZero() {
+		t.Error("no room, or the next one in vain has no time to wait")
+	}
+}
+
 func TestServerCloseEndsConnections(t *testing.T) {
 	r := newRig(t, freeAddr+":22", patient)
 	conn := r.client(t, nil)

@@ -370,6 +370,7 @@ func (a *answerBody) relayRedacted() error {
 		case len(p) > 0:
 			continue // what one read brought goes out in one write
 		}
+		a.r.up.lend()
 		if err := a.r.flush(); err != nil {
 			return err
 		}
@@ -392,11 +393,14 @@ func (a *answerBody) redact(p []byte) {
 		r.meter.Write(p)
 	}
 	a.stream.Widen(r.covering())
-	if !a.stream.Clean(p) {
-		r.tmp = a.stream.Append(r.tmp[:0], p)
-		p = r.tmp
+	if a.stream.Clean(p) {
+		a.emit(p)
+		return
 	}
-	a.emit(p)
+	// Not a buffer of the exchange: it would wait for a client that does not read.
+	buf := takeBuffer(recordBuffer)
+	a.emit(a.stream.Append(buf[:0], p))
+	giveBuffer(buf)
 }
 
 func (a *answerBody) emit(p []byte) {
@@ -411,8 +415,7 @@ func (a *answerBody) emit(p []byte) {
 func (a *answerBody) finish() error {
 	r := a.r
 	r.metered() // before the client has the end, and may ask again
-	r.tmp = a.stream.Flush(r.tmp[:0])
-	a.emit(r.tmp)
+	a.emit(a.stream.Flush(nil))
 	if a.framing != bodyChunked {
 		return nil
 	}

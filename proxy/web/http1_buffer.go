@@ -67,7 +67,11 @@ func (b *window) consume(n int) {
 // beyond that fill returns errBufferFull.
 func (b *window) fill(most int) error {
 	if b.buf == nil {
-		b.buf = takeBuffer(smallBuffer)
+		size := smallBuffer
+		if b.wide {
+			size = recordBuffer
+		}
+		b.buf = takeBuffer(size)
 	}
 	if b.w == len(b.buf) || b.empty() && b.wide && len(b.buf) < recordBuffer {
 		if err := b.grow(most); err != nil {
@@ -111,6 +115,15 @@ func (b *window) rest() {
 	}
 }
 
+// lend gives a buffer back that nothing is in, for the time of a write that may take
+// for ever; the next fill takes one as large.
+func (b *window) lend() {
+	if b.empty() {
+		giveBuffer(b.buf)
+		b.buf, b.r, b.w = nil, 0, 0
+	}
+}
+
 // release gives the buffer back, with what is in it.
 func (b *window) release() {
 	giveBuffer(b.buf)
@@ -124,7 +137,6 @@ type texts struct {
 	out  []byte // to the upstream; wiped after a key was in it
 	up   []byte // to the upstream, by the goroutine that sends a body
 	back []byte // to the client
-	tmp  []byte // what a redactor gave out
 }
 
 var textPool = sync.Pool{New: func() any { return new(texts) }}
@@ -133,7 +145,7 @@ var textPool = sync.Pool{New: func() any { return new(texts) }}
 const maxKeptText = 32 << 10
 
 func (t *texts) release() {
-	for _, b := range []*[]byte{&t.head, &t.out, &t.up, &t.back, &t.tmp} {
+	for _, b := range []*[]byte{&t.head, &t.out, &t.up, &t.back} {
 		if cap(*b) > maxKeptText {
 			*b = nil
 		}
