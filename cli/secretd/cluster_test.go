@@ -142,6 +142,7 @@ func TestTwoHosts(t *testing.T) {
 		}
 		within(t, "revocation", func() bool { _, err := run.resolve(t); return errors.Is(err, api.ErrRevoked) })
 	})
+	t.Run("they share agents", func(t *testing.T) { shareAgents(t, a, b) })
 	t.Run("members that are lost lose no write and no read", func(t *testing.T) { loseMembers(t, h, members, a, b) })
 	t.Run("another key ends the daemons that have the old one", func(t *testing.T) {
 		_ = a.cmd.Process.Kill()
