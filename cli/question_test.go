@@ -65,6 +65,30 @@ func TestUnaskedIsAskedAgain(t *testing.T) {
 	}
 }
 
+// TestNoticesWaitForAnAnswer: no line of ours stands between a question and its answer.
+func TestNoticesWaitForAnAnswer(t *testing.T) {
+	var said []string
+	o := new(outlet)
+	o.say = func(text string) {
+		if !o.later(text) {
+			said = append(said, text)
+		}
+	}
+	o.say("before")
+	release := o.hold()
+	for range maxHeld + 10 {
+		o.say("meanwhile")
+	}
+	if len(said) != 1 {
+		t.Errorf("%d lines stand in the question", len(said)-1)
+	}
+	release()
+	o.say("after")
+	if len(said) != maxHeld+2 || said[len(said)-1] != "after" {
+		t.Errorf("%d lines, the last %q", len(said), said[len(said)-1])
+	}
+}
+
 // TestKeptAllowed: what is always allowed is kept by name, once, and widens only a network that has a list.
 func TestKeptAllowed(t *testing.T) {
 	state := t.TempDir()

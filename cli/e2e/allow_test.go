@@ -204,6 +204,9 @@ echo "codes $c"; read line; echo "agent read $line"`, "network: {allow: []}\n")
 	if n := strings.Count(watched, "allow connections to api.example.com:443? (once/always/no) once"); n != 1 {
 		t.Errorf("asked %d times where the run is watched:\n%s", n, watched)
 	}
+	if !strings.Contains(watched, "connections to api.example.com:443: allowed when asked") {
+		t.Errorf("the answer is not kept:\n%s", watched)
+	}
 	if got := <-said; strings.Contains(got, "(once/always/no)") || !strings.Contains(got, "codes 200") {
 		t.Errorf("on the agent's terminal:\n%s", got)
 	}

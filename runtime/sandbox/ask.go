@@ -89,17 +89,34 @@ func (s *Sandbox) answerProxy(n Notice) {
 	if q.Fits() && s.replies.Load() < maxReplies {
 		answer.Reply = s.cfg.Ask(s.askable, s, q)
 	}
-	if answer.Reply != Unasked {
-		s.replies.Add(1)
-	}
 	if answer.Reply == Allowed {
 		if err := s.allow(q, answer); err != nil {
 			s.cfg.Log.Warn("allow what was asked for", zap.Error(err))
 			answer.Reply = Refused
 		}
 	}
+	if answer.Reply != Unasked {
+		s.replies.Add(1)
+		s.keepAnswer(q, answer.Reply)
+	}
 	if err := s.give(s.askable, order(Order{Answer: answer}), nil); err != nil {
 		s.cfg.Log.Debug("answer the proxy", zap.Error(err))
+	}
+}
+
+// keepAnswer keeps what was answered, for who watches the run or reads of it later.
+func (s *Sandbox) keepAnswer(q Question, r Reply) {
+	said := "refused"
+	if r == Allowed {
+		said = "allowed"
+	}
+	text := "connections to " + q.Target() + ": " + said + " when asked"
+	if q.Secret != "" {
+		text = q.Secret + " to " + q.Target() + ": " + said + " when asked"
+	}
+	n := Notice{Kind: "answer", Text: text, Host: string(q.Host), Port: q.Port, Secret: q.Secret}
+	if err := s.dir.notices.keep(n); err != nil {
+		s.cfg.Log.Warn("keep notice", zap.Error(err))
 	}
 }
 
