@@ -103,6 +103,10 @@ func (l *link) down() (int64, error) {
 func (l *link) redact(dst, p []byte, last bool) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if latest := l.forms.Latest(); latest != l.set { // another connection's, too
+		l.set = latest
+		l.stream.Widen(latest)
+	}
 	dst = l.stream.Append(dst, p)
 	if last {
 		dst = l.stream.Flush(dst)
