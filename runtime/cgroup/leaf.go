@@ -46,6 +46,7 @@ type Leaf struct {
 	v1   map[string]string // controller → directory, of the limits that cgroup1 keeps
 	home map[string]string // controller → directory that this process is in
 	file *os.File
+	on   unix.CPUSet // the processors that it runs on; none: all
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -82,6 +83,7 @@ func (l *Leaf) make(h Hierarchy, name string, limits Limits) error {
 	if err := l.fill(h, name, v2, v1); err != nil {
 		return errors.Join(err, l.Close())
 	}
+	l.claim(limits.CPU)
 	return nil
 }
 

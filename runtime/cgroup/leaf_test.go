@@ -108,7 +108,12 @@ func name(t testing.TB) string {
 
 func newLeaf(t testing.TB, l Limits) *Leaf {
 	t.Helper()
-	leaf, err := New(hierarchy(t), name(t), l)
+	return newNamedLeaf(t, name(t), l)
+}
+
+func newNamedLeaf(t testing.TB, name string, l Limits) *Leaf {
+	t.Helper()
+	leaf, err := New(hierarchy(t), name, l)
 	if err != nil {
 		t.Fatal(err)
 	}

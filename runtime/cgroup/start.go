@@ -14,7 +14,8 @@ import (
 
 // Start starts cmd as a process that was in the leaf from its first instruction (CLONE_INTO_CGROUP, Linux
 // 5.7); there is no moment at which it could make a socket that no hook sees. It sets UseCgroupFD and CgroupFD
-// of cmd.SysProcAttr and otherwise is cmd.Start, on the calling goroutine's thread.
+// of cmd.SysProcAttr and otherwise is cmd.Start, on the calling goroutine's thread. In a leaf with fewer processors than
+// there are, cmd runs on as many.
 func (l *Leaf) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -22,9 +23,9 @@ func (l *Leaf) Start(cmd *exec.Cmd) error {
 	cmd.SysProcAttr.UseCgroupFD = true
 	cmd.SysProcAttr.CgroupFD = int(l.file.Fd())
 	if len(l.v1) == 0 {
-		return cmd.Start()
+		return l.startOn(cmd, (*exec.Cmd).Start)
 	}
-	return l.startV1(cmd)
+	return l.startOn(cmd, l.startV1)
 }
 
 // startV1 starts cmd with the calling thread in the leaf's cgroup1 directories: cgroup1 has no way to name a

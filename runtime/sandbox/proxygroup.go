@@ -44,5 +44,6 @@ func (s *Sandbox) makeProxyGroup() (start func(*exec.Cmd) error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.proxyLeaf.Beside(s.cage.leaf) // what the agent does not use of its processors is its proxy's
 	return s.proxyLeaf.Start, nil
 }
