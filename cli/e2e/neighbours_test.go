@@ -3,9 +3,13 @@
 package e2e
 
 import (
+	"bufio"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
-	"io"
-	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -21,15 +25,32 @@ const paceHost, abusedHost = "pace.test", "abused.test"
 func TestNeighbours(t *testing.T) {
 	turns := times(t, "NEIGHBOURS", 1)
 	a := newArena(t, "secrets: [OPENAI_API_KEY]\n")
-	a.extra[paceHost] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
-	other := newUpstream(t, abusedHost)
-	other.extra[abusedHost] = a.extra[paceHost]
 	a.set("probe", "OPENAI_API_KEY", openaiKey, "--host", paceHost, "--host", abusedHost)
-	neighbour := a.beside(t, a.upstream, paceHost, "pace")
-	attacker := a.beside(t, other, abusedHost, "abuse", "--cpus", "0.5", "--memory", "256M", "--pids", "200")
+	neighbour := a.beside(t, paceHost, nil, "pace")
+	for _, c := range []struct {
+		name  string
+		most  float64 // times the p99 alone
+		flags []string
+	}{
+		{"half a processor", 1.10, []string{"--cpus", "0.5", "--memory", "256M", "--pids", "200"}},
+		{"no limits", 0, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			// In life its upstream is another machine. Here it may have what nobody else wants.
+			attacker := a.beside(t, abusedHost, []string{"chrt", "-i", "0"}, "abuse", c.flags...)
+			ratio := compare(t, neighbour, attacker, turns)
+			if turns >= 20 && c.most > 0 && ratio > c.most {
+				t.Errorf("an attack makes a neighbour's p99 %.2f times as long, want at most %.2f", ratio, c.most)
+			}
+		})
+	}
+}
+
+// compare returns how many times as long the neighbour's p99 is while the attacker attacks.
+func compare(t *testing.T, neighbour, attacker *captive, turns int) float64 {
 	asked := 200
 	if turns >= 20 {
-		asked = 1000
+		asked = 2000
 	}
 	ask := func() (p50, p99 time.Duration) {
 		neighbour.tell(strconv.Itoa(asked))
@@ -44,34 +65,73 @@ func TestNeighbours(t *testing.T) {
 		attacker.expect(word)
 	}
 	ask() // the first connection, and warm caches
-	var quiet, loud, ratios []time.Duration
+	var quiet, loud, halves, ratios []time.Duration
 	for range turns {
-		_, before := ask()
+		half, before := ask()
 		attack("on")
-		_, during := ask()
+		halfLoud, during := ask()
 		attack("off")
 		quiet, loud = append(quiet, before), append(loud, during)
-		ratios = append(ratios, 1000*during/before)
+		halves, ratios = append(halves, 1000*halfLoud/half), append(ratios, 1000*during/before)
 	}
-	slices.Sort(ratios)
-	ratio := float64(ratios[len(ratios)/2]) / 1000
-	fmt.Printf("neighbours: p99 %v alone, %v beside an attack: %.2fx, median of %d turns\n", middle(quiet), middle(loud), ratio, turns)
-	if turns >= 20 && ratio > 1.10 {
-		t.Errorf("an attack makes a neighbour's p99 %.2f times as long, want at most 1.10", ratio)
-	}
+	ratio := float64(middle(ratios)) / 1000
+	fmt.Printf("neighbours: %s: p99 %v alone, %v beside an attack: %.2fx, p50 %.2fx, medians of %d turns\n", t.Name(),
+		middle(quiet).Round(time.Microsecond), middle(loud).Round(time.Microsecond), ratio, float64(middle(halves))/1000, turns)
+	return ratio
 }
 
 func middle(all []time.Duration) time.Duration {
-	return slices.Sorted(slices.Values(all))[len(all)/2].Round(time.Microsecond)
+	return slices.Sorted(slices.Values(all))[len(all)/2]
 }
 
-// beside starts a run of the probe against an upstream on this machine.
-func (a *arena) beside(t *testing.T, u *upstream, host, command string, flags ...string) *captive {
+// beside starts a run of the probe, and an upstream for it that is a process of its own, started by the command under.
+func (a *arena) beside(t *testing.T, host string, under []string, command string, flags ...string) *captive {
 	t.Helper()
+	u := a.answering(t, host, under)
 	flags = append(flags, "--upstream-ca", u.caFile, "--resolve", fmt.Sprintf("%s:443:127.0.0.1:%d", host, u.port))
 	in := *a
 	in.host = nil
 	c := in.start(t, flags, command, host)
 	c.expect("ready")
 	return c
+}
+
+// answering starts an upstream outside of this process, which would else be a part of what is measured.
+func (a *arena) answering(t *testing.T, host string, under []string) *upstream {
+	t.Helper()
+	ca, key, der := authority(t)
+	cert := leaf(t, ca, key, []string{host})
+	secret, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &upstream{caFile: filepath.Join(t.TempDir(), "ca.pem")}
+	own := filepath.Join(t.TempDir(), "own.pem")
+	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
+	for file, text := range map[string][]byte{
+		u.caFile: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		own:      append(chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})...),
+	} {
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	argv := append(slices.Clone(under), filepath.Join(a.dir, "probe"), "answer", own)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	if _, err := fmt.Sscan(line, &u.port); err != nil {
+		t.Fatalf("the upstream said %q: %v", line, err)
+	}
+	return u
 }

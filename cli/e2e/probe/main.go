@@ -9,6 +9,7 @@
 //	probe exec COMMAND…      becomes another program, named by its path
 //	probe ask HOST:PORT      sends a line, says the answer, and waits for the end of its input
 //	probe pace HOST          asks as often as each line of input says, and says how long it took
+//	probe answer FILE        is pace's upstream, with the certificate and key in FILE; prints its port
 //	probe abuse HOST         keeps its processors and its proxy busy between the lines "on" and "off"
 //
 // ways and sweep wait for a line of input before they begin, so that a capture can be put in place.
@@ -53,6 +54,8 @@ func main() {
 		ask(args[0])
 	case "pace":
 		pace(args[0])
+	case "answer":
+		answer(args[0])
 	case "abuse":
 		abuse(args[0])
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -54,8 +55,31 @@ func fetch(host string) error {
 		return err
 	}
 	defer res.Body.Close()
-	_, err = io.Copy(io.Discard, res.Body)
+	body, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %.200q", res.Status, body)
+	}
 	return err
+}
+
+// answer is an upstream: it says "ok" to all who ask its port, which it prints. Its certificate and key are in a file.
+func answer(file string) {
+	cert, err := tls.LoadX509KeyPair(file, file)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(l.Addr().(*net.TCPAddr).Port)
+	s := http.Server{
+		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}, ErrorLog: log.New(io.Discard, "", 0),
+	}
+	fmt.Println(s.ServeTLS(l, "", ""))
 }
 
 // abuse keeps its processors and its proxy as busy as it can while the last line of input was "on".
