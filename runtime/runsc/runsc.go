@@ -184,7 +184,8 @@ const firstExtra = 3
 
 // Release lets a held container run. Until then no instruction of the agent has been executed. It works through the
 // pid file, which runsc writes when the container is complete and before it starts it (the OCI lifecycle's "created"):
-// opening a fifo for writing blocks until there is a reader.
+// opening a fifo for writing blocks until there is a reader. It returns when the container can be signalled and entered,
+// or has ended, which Wait says.
 func (c *Container) Release() error {
 	if c.hold == "" {
 		return nil
@@ -195,11 +196,14 @@ func (c *Container) Release() error {
 		return fmt.Errorf("release container: %w", err)
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.ended {
+		c.mu.Unlock()
 		return f.Close()
 	}
 	c.fifo = f
+	c.mu.Unlock()
+	go c.wait()                // it closes the fifo, and so ends the read
+	f.Read(make([]byte, 1<<5)) // the number of a process
 	return nil
 }
 

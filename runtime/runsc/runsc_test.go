@@ -160,6 +160,28 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// TestReleasedCanBeEntered wants a container to take a further process, and signals, as soon as Release returns.
+func TestReleasedCanBeEntered(t *testing.T) {
+	c := newCell(t, bundle.Config{}, bundle.Process{Command: []string{"/bin/sleep", "60"}})
+	ctr := c.start(runsc.Options{Hold: filepath.Join(c.dir, "hold")})
+	if err := ctr.Release(); err != nil {
+		t.Fatal(err)
+	}
+	var second *runsc.Container
+	err := c.b.Do(func() (err error) {
+		second, err = c.r.Exec(runsc.Process{ID: "test", Command: []string{"/bin/true"}})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := second.Wait(); err != nil || e != (runsc.Exit{}) {
+		t.Errorf("got %+v, %v", e, err)
+	}
+	ctr.Kill()
+	ctr.Wait()
+}
+
 func TestTerminal(t *testing.T) {
 	c := newCell(t, bundle.Config{}, bundle.Process{Terminal: true, Command: []string{"/bin/sh", "-c",
 		`trap 'stty size; exit 7' WINCH; trap 'echo int' INT; tty; stty size; echo ready; while :; do sleep 0.05; done`}})
