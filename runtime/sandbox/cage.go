@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/superserve/superserve/bpf"
 	"github.com/superserve/superserve/runtime/cgroup"
@@ -90,16 +93,31 @@ func (c *cage) doors() (d doors, release func(), err error) {
 
 // listenerFiles duplicates the listeners for the proxy; nil where there is none. The caller closes them.
 func (c *cage) listenerFiles() (files [6]*os.File, err error) {
-	for i, l := range []interface{ File() (*os.File, error) }{c.tcp4, c.tcp6, c.dnsUDP4, c.dnsUDP6, c.dnsTCP4, c.dnsTCP6} {
+	for i, l := range []syscall.Conn{c.tcp4, c.tcp6, c.dnsUDP4, c.dnsUDP6, c.dnsTCP4, c.dnsTCP6} {
 		if isNil(l) {
 			continue
 		}
-		if files[i], err = l.File(); err != nil {
+		if files[i], err = duplicate(l); err != nil {
 			closeFiles(files[:])
 			return files, fmt.Errorf("duplicate listener: %w", err)
 		}
 	}
 	return files, nil
+}
+
+// duplicate returns a descriptor of a listener that a process can be given. Not its File(), whose Fd(), which exec calls,
+// makes the listener itself block: the self-test, which accepts meanwhile, would then wait for ever for a helper that
+// was ended.
+func duplicate(l syscall.Conn) (*os.File, error) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	if e := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
+		return nil, errors.Join(e, err)
+	}
+	return os.NewFile(uintptr(fd), "listener"), nil
 }
 
 func isNil(l any) bool {

@@ -48,6 +48,7 @@ type doors struct {
 // every other way out must be shut; and without the hooks a connection must be refused at once. The listeners
 // are as before when it returns. Any mismatch is an error, and then the agent must not start.
 func selfTest(ctx context.Context, binary string, leaf *cgroup.Leaf, ns *netns.Namespace, d doors) error {
+	started := ctx
 	ctx, cancel := context.WithTimeout(ctx, selfTestTimeout)
 	defer cancel()
 	if err := testWall(ns); err != nil {
@@ -58,6 +59,9 @@ func selfTest(ctx context.Context, binary string, leaf *cgroup.Leaf, ns *netns.N
 	answers := d.answer(token)
 	report, err := runSelfTest(ctx, binary, leaf, ns, d.TCP6 != nil)
 	doorErr := answers()
+	if started.Err() != nil {
+		return fmt.Errorf("self-test of the cage: %w", started.Err()) // and not what did not arrive for that
+	}
 	if err = errors.Join(err, doorErr); err != nil {
 		return fmt.Errorf("self-test of the cage: %w", err)
 	}

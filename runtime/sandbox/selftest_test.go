@@ -213,3 +213,20 @@ func takeLoDown(t *testing.T, c *testCage) {
 		t.Fatal(err)
 	}
 }
+
+// TestDuplicateLeavesTheListener wants the self-test to stay endable while the proxy is given the listeners.
+func TestDuplicateLeavesTheListener(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := duplicate(l.(*net.TCPListener))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("flags of the listener after Fd: got %#x, %v", flags, err)
+	}
+}
