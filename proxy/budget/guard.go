@@ -268,13 +268,13 @@ func (m *Meter) Socket() {
 func (m *Meter) Over() bool { return m != nil && m.over.Load() }
 
 // Done counts the answer, once. sent is the size of the request in bytes, status that of the answer, 0 when there was
-// none.
+// none: then the client has left, and what it asked for is being made all the same.
 func (m *Meter) Done(sent int64, status int) {
 	if m == nil || m.ended {
 		return
 	}
 	m.ended = true
-	u := m.reader.usage(sent, m.billed && status >= 200 && status < 300)
+	u := m.reader.usage(sent, m.billed && (status == 0 || status/100 == 2))
 	m.charge(u.less(m.told))
 }
 

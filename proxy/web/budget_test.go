@@ -161,6 +161,45 @@ func TestBudgetOfAnAnswerThatIsLeft(t *testing.T) {
 	guard.Close(t.Context())
 }
 
+// TestBudgetOfAnAnswerThatIsNotAwaited has a client go before the answer begins, which one that is no stream does when
+// it is whole.
+func TestBudgetOfAnAnswerThatIsNotAwaited(t *testing.T) {
+	budgets := func(t *testing.T, server *Server, handle func(http.HandlerFunc), client *http.Client) {
+		l := &ledger{limits: api.Limits{TokensPerRun: 1 << 40}}
+		guard := budgetOf(l)
+		server.budget = guard
+		came := make(chan struct{}, 1)
+		handle(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			came <- struct{}{}
+			<-r.Context().Done()
+		})
+		ctx, leave := context.WithCancel(t.Context())
+		go func() {
+			<-came
+			leave()
+		}()
+		req := keyed(newRequest(t, http.MethodPost, "/v1/chat/completions", strings.NewReader(strings.Repeat("x", 400))))
+		if res, err := client.Do(req.WithContext(ctx)); err == nil {
+			t.Fatalf("an answer came: %d", res.StatusCode)
+		}
+		for deadline := time.Now().Add(10 * time.Second); l.tokens() < 100; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d tokens, want those of the request", l.tokens())
+			}
+		}
+		guard.Close(t.Context())
+	}
+	t.Run("http1", func(t *testing.T) {
+		rig := newH1Rig(t)
+		budgets(t, rig.server, rig.handle, rig.client())
+	})
+	t.Run("http2", func(t *testing.T) {
+		rig := newH2Rig(t)
+		budgets(t, rig.server, rig.handle, rig.client())
+	})
+}
+
 // TestBudgetOfAWebSocket has answers over one socket be counted, packed or not, and the socket end at the limit.
 func TestBudgetOfAWebSocket(t *testing.T) {
 	rig, l := newH1Rig(t), &ledger{limits: api.Limits{TokensPerRun: 150}}
