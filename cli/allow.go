@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,8 @@ type allower struct {
 
 	one  sync.Mutex // at a time; guards gone
 	gone time.Time  // when a question was last left without an answer
+
+	missed atomic.Bool // a question had no place on the terminal, and nobody watched
 }
 
 // ask implements sandbox.Ask.
@@ -51,6 +54,13 @@ func (a *allower) ask(ctx context.Context, s *sandbox.Sandbox, q sandbox.Questio
 		a.gone = time.Now()
 	}
 	return sandbox.Refused
+}
+
+// afterwards says where a question would have been asked that was not.
+func (a *allower) afterwards() {
+	if a.missed.Load() {
+		a.note("there was something to ask you, and no place on the agent's screen: superserve watch, in another terminal, asks")
+	}
 }
 
 // prompt is the question. What is in it was checked (sandbox.Question.Fits).
@@ -101,7 +111,9 @@ func (a *allower) put(ctx context.Context, s *sandbox.Sandbox, prompt string) (w
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if s.Raw() {
-		word, asked = s.AskAttendants(ctx, prompt)
+		if word, asked = s.AskAttendants(ctx, prompt); !asked {
+			a.missed.Store(true)
+		}
 		return answerWord(word), asked
 	}
 	release, err := s.HoldTerminal(ctx)

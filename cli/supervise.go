@@ -37,8 +37,9 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 		return err
 	}
 	out := sh.outlet(&cfg, f)
+	asker := &allower{shell: sh, agent: cfg.Agent, state: cfg.State, own: f.brings, out: out}
 	if sh.mayAllow(f) {
-		cfg.Ask = (&allower{shell: sh, agent: cfg.Agent, state: cfg.State, own: f.brings, out: out}).ask
+		cfg.Ask = asker.ask
 	}
 	cfg.Binary = ourselves()
 	began := time.Now()
@@ -61,6 +62,7 @@ func (sh *shell) supervise(ctx context.Context, cfg sandbox.Config, f runFlags) 
 	}
 	out.flush()
 	sh.heldNotes(out, s.ID())
+	asker.afterwards()
 	sh.afterwards(cfg, s.ID(), began, f)
 	out.event(runEvent{Type: "run.completed", Run: s.ID(), Code: &result.Code, Reason: string(result.Reason), Text: result.Detail, Milliseconds: time.Since(began).Milliseconds()})
 	return sh.ended(result, err, f)

@@ -43,6 +43,9 @@ func TestAllowIsAsked(t *testing.T) {
 			if !strings.Contains(said, tt.want) || !strings.Contains(said, "agent read typed") {
 				t.Errorf("want %q:\n%s", tt.want, said)
 			}
+			if told := strings.Contains(said, "superserve watch, in another terminal, asks"); told != (tt.answer == "") {
+				t.Errorf("told where it is asked: %v\n%s", told, said)
+			}
 			if asked := strings.Contains(said, "allow MY_TOKEN to api.example.com? (once/always/no)"); asked != (tt.answer != "") {
 				t.Errorf("asked: %v\n%s", asked, said)
 			}
