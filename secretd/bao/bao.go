@@ -23,9 +23,10 @@ import (
 
 const (
 	timeout = 10 * time.Second
-	// maxReply and maxToken are in bytes.
-	maxReply = 2 << 20
-	maxToken = 8 << 10
+	// maxReply, maxComplaint and maxToken are in bytes.
+	maxReply     = 2 << 20
+	maxComplaint = 4 << 10
+	maxToken     = 8 << 10
 )
 
 // Server is where a server is and by what it lets us in.
@@ -90,10 +91,23 @@ func (s Server) Call(ctx context.Context, method, path string, body, reply any) 
 		return 0, err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusInternalServerError {
+		return complaint(resp.Body), nil
+	}
 	if resp.StatusCode != http.StatusOK || reply == nil {
 		return resp.StatusCode, nil
 	}
 	return resp.StatusCode, decode(resp.Body, reply)
+}
+
+// complaint returns the status that a server should have given in place of 500: integrated
+// storage has none of its own for what is too long for it.
+func complaint(body io.Reader) (status int) {
+	text, _ := io.ReadAll(io.LimitReader(body, maxComplaint))
+	if bytes.Contains(text, []byte("due to value being too large")) {
+		return http.StatusRequestEntityTooLarge
+	}
+	return http.StatusInternalServerError
 }
 
 func decode(body io.Reader, reply any) error {

@@ -103,13 +103,15 @@ func (s *Store) path(kind, name string) string {
 	return s.c.Mount + "/" + kind + "/" + s.c.Prefix + "/" + name
 }
 
-// index reads the index; one that is not there has version 0.
+// index reads the index; before there is a store, one that is not there has version 0.
 func (s *Store) index(ctx context.Context) (index, error) {
 	var d document[index]
 	status, err := s.c.Server.Call(ctx, http.MethodGet, s.path("data", "index"), nil, &d)
 	switch {
 	case err != nil:
 		return index{}, fmt.Errorf("read index: %w", err)
+	case status == http.StatusNotFound && s.id != "":
+		return index{}, fmt.Errorf("read index: it is gone: %w", store.ErrDamaged)
 	case status == http.StatusNotFound:
 		return index{}, nil
 	case status != http.StatusOK:

@@ -24,7 +24,7 @@ import (
 
 // engine is the key-value engine, version 2, as its HTTP API is documented: data with
 // versions and check-and-set, metadata that can be deleted, tokens, and the statuses of its
-// refusals. OpenBao and Vault themselves are in no archive that the tests may use.
+// refusals, for faults that a real server does not have on request.
 type engine struct {
 	mu      sync.Mutex
 	docs    map[string][]json.RawMessage // versions, from 1
@@ -86,7 +86,7 @@ func (e *engine) put(w http.ResponseWriter, r *http.Request, path string, fail f
 		return
 	}
 	if len(body.Data) > 1<<20 {
-		fail(http.StatusRequestEntityTooLarge, "request body too large")
+		fail(http.StatusInternalServerError, "put failed due to value being too large") // as with integrated storage
 		return
 	}
 	if body.Options.CAS != nil && *body.Options.CAS != len(e.docs[path]) {
@@ -147,6 +147,10 @@ func TestConformance(t *testing.T) {
 
 func TestTwoHosts(t *testing.T) {
 	e, c := served(t)
+	twoHosts(t, c, e.contents)
+}
+
+func twoHosts(t *testing.T, c vault.Config, contents func() int) {
 	a, b := open(t, c), open(t, c)
 	if a.ID() != b.ID() {
 		t.Fatalf("%q and %q", a.ID(), b.ID())
@@ -173,7 +177,7 @@ func TestTwoHosts(t *testing.T) {
 	if got := <-seen; !slices.Equal(got, []string{"k"}) {
 		t.Fatalf("told of %q", got)
 	}
-	if n := e.contents(); n != 1 {
+	if n := contents(); n != 1 {
 		t.Errorf("%d contents are there; want that of l alone", n)
 	}
 	cancel()
