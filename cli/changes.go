@@ -16,12 +16,12 @@ import (
 func (sh *shell) diffCommand() *cobra.Command {
 	var patch, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "diff RUN",
+		Use:   "diff RUN|AGENT",
 		Short: "List what a run with --copy has changed",
 		Long: `List what a run with --copy has changed and what of it was not taken over yet: A added, M modified,
 D deleted, ! not to be taken over. Names are escaped. With --patch, the lines too; on a terminal they are escaped,
 into a file or a pipe they go as they are.`,
-		Args: exactly("RUN"),
+		Args: exactly("RUN or AGENT"),
 		RunE: func(_ *cobra.Command, args []string) error { return sh.diff(args[0], patch, asJSON) },
 	}
 	cmd.Flags().BoolVarP(&patch, "patch", "p", false, "print the changed lines of text files")
@@ -32,12 +32,12 @@ into a file or a pipe they go as they are.`,
 func (sh *shell) applyCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:   "apply RUN",
+		Use:   "apply RUN|AGENT",
 		Short: "Take over what a run with --copy has changed",
 		Long: `Take over what a run with --copy has changed, into the folder that it ran in. Devices, pipes, sockets and links
 out of the folder stay behind, and so do set-uid bits. When a file has changed in the folder since the run began,
 nothing is taken over.`,
-		Args: exactly("RUN"),
+		Args: exactly("RUN or AGENT"),
 		RunE: func(_ *cobra.Command, args []string) error { return sh.apply(args[0], force) },
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "overwrite what has changed in the folder since")

@@ -22,17 +22,17 @@ type execFlags struct {
 func (sh *shell) execCommand() *cobra.Command {
 	var f execFlags
 	cmd := &cobra.Command{
-		Use:   "exec RUN -- CMD...",
+		Use:   "exec RUN|AGENT -- CMD...",
 		Short: "Run a further command in a running sandbox",
 		Long: `Run a further command in a running sandbox, as its agent: the same files, network, placeholders and limits. Its
 output and exit code are passed through; what it prints is not in the run's logs.`,
-		Example: `  superserve exec RUN -- bash
-  superserve exec RUN -- git diff`,
+		Example: `  superserve exec my-agent -- bash
+  superserve exec 3kq7 -- git diff`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 && cmd.ArgsLenAtDash() != 1 {
 				return usageError{cmd.CommandPath(), "the command stands after --"}
 			}
-			return atLeast("RUN", "CMD after --")(cmd, args)
+			return atLeast("RUN or AGENT", "CMD after --")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("interactive") && !f.interactive {

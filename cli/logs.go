@@ -21,11 +21,11 @@ const followInterval = 100 * time.Millisecond
 func (sh *shell) logsCommand() *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{
-		Use:   "logs RUN",
+		Use:   "logs RUN|AGENT",
 		Short: "Print what an agent has written",
 		Long: `Print what an agent has written, its standard output and its standard error each to ours. On a terminal
 what is not printable is escaped; into a file or a pipe it goes as it is.`,
-		Args: exactly("RUN"),
+		Args: exactly("RUN or AGENT"),
 		RunE: func(cmd *cobra.Command, args []string) error { return sh.logs(cmd.Context(), args[0], follow) },
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the run ends")

@@ -424,9 +424,9 @@ func (sh *shell) runsOf(word string) (places, []sandbox.Record, error) {
 
 func (sh *shell) policyShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show RUN",
+		Use:   "show RUN|AGENT",
 		Short: "Print what a run may reach now, as JSON",
-		Args:  exactly("RUN"),
+		Args:  exactly("RUN or AGENT"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			p, r, err := sh.findRun(args[0])
 			if err != nil {

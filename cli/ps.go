@@ -89,8 +89,8 @@ func lasted(r sandbox.Record) string {
 	return end.Sub(r.Started).Round(time.Second).String()
 }
 
-// findRun returns the run of an id or of the beginning of one.
-func (sh *shell) findRun(id string) (places, sandbox.Record, error) {
+// findRun returns the run that a word means, see pickRun.
+func (sh *shell) findRun(word string) (places, sandbox.Record, error) {
 	p, err := sh.places()
 	if err != nil {
 		return p, sandbox.Record{}, err
@@ -99,22 +99,37 @@ func (sh *shell) findRun(id string) (places, sandbox.Record, error) {
 	if err != nil {
 		return p, sandbox.Record{}, err
 	}
-	unknown := unknownError{kind: "run", name: id, list: "superserve ps --all"}
-	var found []sandbox.Record
-	for _, r := range records {
-		if r.ID == id {
-			return p, r, nil
+	r, err := pickRun(records, word)
+	return p, r, err
+}
+
+// pickRun takes of runs, oldest first, the one with an id. An agent's name stands for its run that began last, one that
+// is running before one that has ended; "" for that of all agents, and the beginning of an id for the id.
+func pickRun(records []sandbox.Record, word string) (sandbox.Record, error) {
+	unknown := unknownError{kind: "run or agent", name: word, list: "superserve ps --all"}
+	var last *sandbox.Record
+	var begin []sandbox.Record
+	for i, r := range records {
+		if r.ID == word {
+			return r, nil
 		}
-		if id != "" && strings.HasPrefix(r.ID, id) {
-			found = append(found, r)
+		if (word == "" || r.Agent == word) && (last == nil || r.Running || !last.Running) {
+			last = &records[i]
 		}
-		unknown.known = append(unknown.known, r.ID)
+		if strings.HasPrefix(r.ID, word) {
+			begin = append(begin, r)
+		}
+		unknown.known = append(unknown.known, r.ID, r.Agent)
 	}
-	switch len(found) {
-	case 0:
-		return p, sandbox.Record{}, unknown
-	case 1:
-		return p, found[0], nil
+	switch {
+	case last != nil:
+		return *last, nil
+	case word == "":
+		return sandbox.Record{}, errors.New("there is no run yet")
+	case len(begin) == 0:
+		return sandbox.Record{}, unknown
+	case len(begin) > 1:
+		return sandbox.Record{}, errors.New("more than one run begins with '" + escapeLine(word) + "'")
 	}
-	return p, sandbox.Record{}, errors.New("more than one run begins with '" + escapeLine(id) + "'")
+	return begin[0], nil
 }

@@ -125,7 +125,11 @@ const rootLong = `superserve runs AI agents inside gVisor. An agent's environmen
 the real keys are put into its requests on the way out, for the hosts they are bound to.
 
   superserve secrets set my-agent ANTHROPIC_API_KEY=sk-ant-...
-  superserve run ./my-agent`
+  superserve run ./my-agent
+
+Where a command takes RUN, the beginning of a run's id is enough; where it takes AGENT too, that is the agent's run
+that began last. Results are on stdout, all else is on stderr. An error is exit code 1, an interrupt 130; of "run" and
+"exec" it is the command's own, or what "superserve run --help" says.`
 
 // commands lists every command of the tool, in the order of a first use.
 func (sh *shell) commands() []*cobra.Command {

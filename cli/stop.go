@@ -16,9 +16,9 @@ import (
 func (sh *shell) stopCommand() *cobra.Command {
 	var grace string
 	cmd := &cobra.Command{
-		Use:   "stop RUN",
+		Use:   "stop RUN|AGENT",
 		Short: "End a run: ask its agent, then insist",
-		Args:  exactly("RUN"),
+		Args:  exactly("RUN or AGENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			patience, err := agent.ParseTimeout(grace)
 			if err != nil {

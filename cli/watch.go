@@ -25,12 +25,12 @@ it, the run that began last.`
 func (sh *shell) watchCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "watch [RUN]",
+		Use:   "watch [RUN|AGENT]",
 		Short: "Follow what a run does on the network, and what there is to say of it",
 		Long:  watchLong,
 		Example: `  superserve watch
   superserve watch my-agent --json | jq 'select(.kind == "refused")'`,
-		Args: atMostOne("RUN"),
+		Args: atMostOne("RUN or AGENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			word := ""
 			if len(args) > 0 {
@@ -45,7 +45,7 @@ func (sh *shell) watchCommand() *cobra.Command {
 
 // watch prints what a run has done so far, and goes on until it ends. Order is kept among notices and among records.
 func (sh *shell) watch(ctx context.Context, word string, asJSON bool) error {
-	p, r, err := sh.runToWatch(word)
+	p, r, err := sh.findRun(word)
 	if err != nil {
 		return err
 	}
@@ -85,32 +85,6 @@ func (sh *shell) watch(ctx context.Context, word string, asJSON bool) error {
 		case <-time.After(followInterval):
 		}
 	}
-}
-
-// runToWatch finds a run by its id, the beginning of that, or its agent's name; of several runs it takes the last one
-// that is running, and of none the last.
-func (sh *shell) runToWatch(word string) (places, sandbox.Record, error) {
-	p, err := sh.places()
-	if err != nil {
-		return p, sandbox.Record{}, err
-	}
-	records, err := sandbox.List(p.state)
-	if err != nil {
-		return p, sandbox.Record{}, err
-	}
-	var found *sandbox.Record
-	for i, r := range records {
-		if (word == "" || r.Agent == word) && (found == nil || r.Running || !found.Running) {
-			found = &records[i]
-		}
-	}
-	switch {
-	case found != nil:
-		return p, *found, nil
-	case word == "":
-		return p, sandbox.Record{}, errors.New("there is no run to watch")
-	}
-	return sh.findRun(word)
 }
 
 // noticeReader reads the notices of a run as they come. It is used by one goroutine.
