@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	mathrand "math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,6 +25,9 @@ import (
 
 // poll is the time between two looks at the index's version.
 const poll = time.Second
+
+// tries is how often a change is tried while other hosts change other records.
+const tries = 40
 
 // Config says where the store is.
 type Config struct {
@@ -231,43 +235,83 @@ func (s *Store) all(ctx context.Context, x index, prefix string) ([]store.Record
 }
 
 // Apply makes all changes or none. After an error of the network they may have been made
-// all the same.
+// all the same. Where another host changed other records meanwhile, it is tried again.
 func (s *Store) Apply(ctx context.Context, changes []store.Change) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	x, err := s.index(ctx)
+	names, err := s.upload(ctx, changes)
 	if err != nil {
-		return err
+		return s.undo(ctx, names, err)
 	}
-	var before, after []string // contents that the change makes useless, and that it made
-	for _, c := range changes {
+	for try := 1; ; try++ {
+		x, err := s.index(ctx)
+		if err != nil {
+			return s.undo(ctx, names, err)
+		}
+		before, err := x.change(changes, names)
+		if err != nil {
+			return s.undo(ctx, names, err)
+		}
+		err = s.write(ctx, "index", x.version, x)
+		if err == nil {
+			s.forget(ctx, before)
+			return nil
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			return err // it may have been written: what it names has to stay
+		}
+		if try == tries || pause(ctx, try) != nil {
+			return s.undo(ctx, names, err)
+		}
+	}
+}
+
+// change makes the changes in x, whose contents have the given names, and returns the
+// contents that nothing names then.
+func (x index) change(changes []store.Change, names []string) (before []string, err error) {
+	for i, c := range changes {
 		e := x.Records[c.Key]
-		if e.Revision != c.Base {
-			return s.undo(ctx, after, fmt.Errorf("change %q: %w", c.Key, store.ErrConflict))
+		switch {
+		case e.Revision != c.Base:
+			return nil, fmt.Errorf("change %q: %w", c.Key, store.ErrConflict)
+		case c.Delete:
+			delete(x.Records, c.Key)
+		default:
+			x.Records[c.Key] = entry{Content: names[i], Revision: c.Base + 1}
 		}
 		if e.Content != "" {
 			before = append(before, e.Content)
 		}
+	}
+	return before, nil
+}
+
+// upload writes the contents of changes under new names, "" for a deletion. With an error
+// it returns those that may be there.
+func (s *Store) upload(ctx context.Context, changes []store.Change) (names []string, err error) {
+	for _, c := range changes {
 		if c.Delete {
-			delete(x.Records, c.Key)
+			names = append(names, "")
 			continue
 		}
 		name := rand.Text()
-		after = append(after, name)
+		names = append(names, name)
 		if err := s.write(ctx, "content/"+name, 0, content{c.Value}); err != nil {
-			return s.undo(ctx, after, err)
+			return names, err
 		}
-		x.Records[c.Key] = entry{Content: name, Revision: c.Base + 1}
 	}
-	if err := s.write(ctx, "index", x.version, x); err != nil {
-		if errors.Is(err, store.ErrConflict) {
-			return s.undo(ctx, after, err)
-		}
-		return err // it may have been written: what it names has to stay
+	return names, nil
+}
+
+// pause lets another host go first, longer with each try.
+func pause(ctx context.Context, try int) error {
+	select {
+	case <-time.After(mathrand.N(time.Duration(try) * 10 * time.Millisecond)):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	s.forget(ctx, before)
-	return nil
 }
 
 // undo removes contents that no index names.

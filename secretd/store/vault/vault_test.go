@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -157,7 +158,14 @@ func twoHosts(t *testing.T, c vault.Config, contents func() int) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	seen, ended := make(chan []string, 10), make(chan error, 1)
-	go func() { ended <- b.Watch(ctx, func(keys []string) { seen <- keys }) }()
+	go func() {
+		ended <- b.Watch(ctx, func(keys []string) {
+			select {
+			case seen <- keys:
+			case <-ctx.Done():
+			}
+		})
+	}()
 	if first := <-seen; len(first) > 0 {
 		t.Fatalf("first it told of %q", first)
 	}
@@ -180,10 +188,27 @@ func twoHosts(t *testing.T, c vault.Config, contents func() int) {
 	if n := contents(); n != 1 {
 		t.Errorf("%d contents are there; want that of l alone", n)
 	}
+	aside(t, a, b)
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
+}
+
+// aside has hosts change records of their own at once, which is no conflict.
+func aside(t *testing.T, hosts ...*vault.Store) {
+	var wait sync.WaitGroup
+	for i, s := range hosts {
+		wait.Go(func() {
+			for n := range uint64(20) {
+				if err := s.Apply(t.Context(), []store.Change{{Key: fmt.Sprint("own-", i), Value: []byte("x"), Base: n}}); err != nil {
+					t.Errorf("host %d, change %d: %v", i, n, err)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
 }
 
 // TestAllOrNone fails each request of a change in turn.
