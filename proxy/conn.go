@@ -55,6 +55,17 @@ func (c *Conn) Detach() ([]byte, net.Conn) {
 	return r.take(), r.Conn
 }
 
+// Move makes conn what c is read and written by, and what a change of policy resets:
+// the connection below, in other hands. Nothing may be under way on c.
+func (c *Conn) Move(conn net.Conn) {
+	c.Conn = conn
+	if c.peer != nil {
+		c.peer.mu.Lock()
+		defer c.peer.mu.Unlock()
+		c.peer.raw = conn
+	}
+}
+
 // Reset closes the connection so that the peer gets a RST, not an orderly end:
 // an agent sees at once that it was refused.
 func (c *Conn) Reset() error {

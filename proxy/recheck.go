@@ -20,11 +20,11 @@ type Policy interface {
 // livePeer is what Recheck has to know of an open connection, apart from Conn, which
 // is its protocol's alone.
 type livePeer struct {
-	raw  net.Conn
 	dest netip.AddrPort
 	id   uint64
 
 	mu       sync.Mutex
+	raw      net.Conn
 	refused  bool           // it is only being told so
 	passed   bool           // nobody looks into it
 	sni      string         // the TLS server name
@@ -74,9 +74,15 @@ func (s *Server) Recheck() int {
 		cut++
 		s.refused.Add(1)
 		s.recordCut(p, host, d)
-		_ = reset(p.raw)
+		p.reset()
 	}
 	return cut
+}
+
+func (p *livePeer) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = reset(p.raw)
 }
 
 // rejudge goes through what was asked when the connection came: its name or address,

@@ -30,9 +30,10 @@ type Session struct {
 	keys     []*Key
 	deadline time.Time
 	event    audit.Event
+	below    *below
 
 	mu      sync.Mutex
-	raw     net.Conn // below Upstream
+	raw     net.Conn // below all of the upstream
 	names   []string // of the secrets that went out
 	aborted bool
 }
@@ -95,9 +96,14 @@ func (s *Session) Connect(ctx context.Context) error {
 		return net.ErrClosed
 	}
 	s.conn.SetUpstream(up.RemoteAddr())
-	s.raw, s.Upstream = up, quick.New(up)
+	s.raw, s.below = up, &below{quick.New(up)}
+	s.Upstream = s.below
 	return up.SetDeadline(s.deadline)
 }
+
+// below is the upstream's connection under its TLS, which keeps it while what it stands
+// for is exchanged.
+type below struct{ net.Conn }
 
 // Secure puts TLS over Upstream, with the certificate verified for the name that
 // was connected to.

@@ -56,14 +56,8 @@ func serve(ctx context.Context, ses *login.Session) error {
 	if err != nil {
 		return answer(down, r, err)
 	}
-	if err := ses.Open(); err != nil {
-		return err
-	}
 	var f framer
-	return ses.Run(
-		func() (int64, error) { return login.Pump(ses.Upstream, ses.Client, f.look) },
-		func() (int64, error) { return login.Pump(ses.Client, ses.Upstream, nil) },
-	)
+	return ses.Carry(f.pass, nil)
 }
 
 // enter runs both logins. The response, nil before there is one, is the client's.

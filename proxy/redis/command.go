@@ -1,9 +1,7 @@
 package redis
 
 import (
-	"bufio"
 	"bytes"
-	"io"
 	"strconv"
 
 	"github.com/superserve/superserve/proxy/login"
@@ -12,57 +10,109 @@ import (
 // Limits of a command, as servers have them: PROTO_INLINE_MAX_SIZE and the number of
 // arguments; a bulk's length is the server's to judge and only kept sane here.
 const (
-	maxInline = 12 << 10 // below bufferSize
+	maxInline = 12 << 10
 	maxArgs   = 1 << 20
 	maxBulk   = 1 << 40
+	maxLine   = 20 // bytes of a type and a length
 	// Of AUTH and HELLO, the commands that are held whole. Sizes in bytes.
 	maxLoginArgs = 16
 	maxLoginArg  = 64 << 10
 )
 
-// commands reads a client's commands. What is no login goes to out as it came, strictly
-// framed: a length that a server reads otherwise would hide a login in a value.
+// commands follows what a client sends. What is no login is passed on as it came,
+// strictly framed: a length that a server reads otherwise would hide a login in a value.
 type commands struct {
-	in   *bufio.Reader
-	out  *bufio.Writer
-	head []byte // how the current command began
+	kept   []byte // what is not passed on yet, behind what is
+	passed int    // of kept
+	bulks  int64  // of the current command that are still to come
+	body   int64  // bytes of the current bulk that are, with the end of its line
+	seen   bool   // a whole command
 }
 
 var errCommand = login.Malformed("the client's commands are malformed")
 
-// next passes on one command, or returns the arguments of one that logs in.
-func (c *commands) next() ([][]byte, error) {
-	first, err := c.in.Peek(1)
-	if err != nil {
-		return nil, err
+// next takes in p and returns what may be passed on; with it come the arguments of a
+// login if one follows, which ends there: what is behind it comes with the next call.
+// What is returned is p's or the commands' own, until then.
+func (c *commands) next(p []byte) (pass []byte, args [][]byte, err error) {
+	own := len(c.kept) > c.passed
+	if c.kept = append(c.kept[:0], c.kept[c.passed:]...); own {
+		c.kept = append(c.kept, p...)
+		p = c.kept
 	}
-	if first[0] != '*' {
-		return c.inline()
+	n, held, args, err := c.scan(p)
+	if c.passed = n + held; !own {
+		c.kept, c.passed = append(c.kept, p[n+held:]...), 0
 	}
-	line, n, err := c.number('*', maxArgs)
-	if err != nil {
-		return nil, err
+	if len(c.kept) == c.passed && cap(c.kept) > bufferSize {
+		c.kept, c.passed, p = nil, 0, p[:n:n]
 	}
-	if n == 0 {
-		_, err := c.out.Write(line)
-		return nil, err
+	return p[:n], args, err
+}
+
+// scan returns how many bytes of b may be passed on and, if a login follows them, its
+// length and its arguments, copied.
+func (c *commands) scan(b []byte) (n, held int, args [][]byte, err error) {
+	for n < len(b) {
+		rest, used := b[n:], 0
+		switch {
+		case c.body > 2 && c.body <= int64(len(rest)):
+			if used = int(c.body); rest[used-2] != '\r' || rest[used-1] != '\n' {
+				return n + used - 2, 0, nil, errCommand
+			}
+			c.body = 0
+			c.seen = c.seen || c.bulks == 0
+		case c.body > 2:
+			used = int(min(c.body-2, int64(len(rest))))
+			c.body -= int64(used)
+		case c.body > 0:
+			if rest[0] != "\n\r"[c.body-1] {
+				return n, 0, nil, errCommand
+			}
+			used = 1
+			c.body--
+			c.seen = c.seen || c.body+c.bulks == 0
+		case c.bulks > 0:
+			var size int64
+			if used, size, err = number(rest, '$', maxBulk); used > 0 {
+				c.bulks, c.body = c.bulks-1, size+2
+			}
+		case rest[0] == '*':
+			used, held, args, err = c.begin(rest)
+		default:
+			used, held, args, err = c.inline(rest)
+		}
+		if n += used; used == 0 || err != nil {
+			return n, held, args, err
+		}
 	}
-	c.head = append(c.head[:0], line...)
-	line, size, err := c.number('$', maxBulk)
-	if err != nil {
-		return nil, err
+	return n, 0, nil, nil
+}
+
+// begin reads the beginning of a command up to its name, and all of a login.
+func (c *commands) begin(b []byte) (used, held int, args [][]byte, err error) {
+	used, bulks, err := number(b, '*', maxArgs)
+	if used == 0 || bulks == 0 {
+		c.seen = c.seen || used > 0
+		return used, 0, nil, err
 	}
-	c.head = append(c.head, line...)
+	line, size, err := number(b[used:], '$', maxBulk)
+	if line == 0 {
+		return 0, 0, nil, err
+	}
 	if size == int64(len("AUTH")) || size == int64(len("HELLO")) {
-		name, err := c.in.Peek(int(size))
-		if err != nil {
-			return nil, err
+		name := b[used+line:]
+		if int64(len(name)) < size {
+			return 0, 0, nil, nil
 		}
-		if logsIn(name) {
-			return c.hold(size, n-1)
+		if logsIn(name[:size]) {
+			held, args, err = hold(b, used, bulks)
+			c.seen = c.seen || held > 0
+			return 0, held, args, err
 		}
 	}
-	return nil, c.pass(size, n-1)
+	c.bulks, c.body = bulks-1, size+2
+	return used + line, 0, nil, nil
 }
 
 func logsIn(name []byte) bool {
@@ -70,144 +120,84 @@ func logsIn(name []byte) bool {
 }
 
 // number reads a line of a type and a length in the only form that every server reads
-// alike. The line is the reader's.
-func (c *commands) number(kind byte, most int64) (line []byte, n int64, err error) {
-	line, err = c.in.ReadSlice('\n')
-	if err == bufio.ErrBufferFull {
-		return nil, 0, errCommand
+// alike, and returns how long it is: 0 when its end has not come.
+func number(b []byte, kind byte, most int64) (used int, n int64, err error) {
+	if len(b) > 0 && b[0] != kind {
+		return 0, 0, errCommand
 	}
-	if err != nil {
-		return nil, 0, err
+	if len(b) > 3 && b[1]-'0' <= 9 && b[2] == '\r' && b[3] == '\n' {
+		return 4, int64(b[1] - '0'), nil // nearly all
 	}
-	end := len(line) - 2
-	if end < 2 || end > 20 || line[0] != kind || line[end] != '\r' || line[1] == '0' && end > 2 {
-		return nil, 0, errCommand
-	}
-	for _, d := range line[1:end] {
-		if d < '0' || d > '9' {
-			return nil, 0, errCommand
+	for i := 1; i < len(b); i++ {
+		switch d := b[i]; {
+		case '0' <= d && d <= '9' && (n > 0 || i == 1) && i < maxLine:
+			if n = n*10 + int64(d-'0'); n > most {
+				return 0, 0, errCommand
+			}
+		case d == '\r' && i > 1 && i+1 < len(b) && b[i+1] == '\n':
+			return i + 2, n, nil
+		case d == '\r' && i > 1 && i+1 == len(b):
+			return 0, 0, nil
+		default:
+			return 0, 0, errCommand
 		}
-		n = n*10 + int64(d-'0')
-		if n > most {
-			return nil, 0, errCommand
-		}
 	}
-	return line, n, nil
+	return 0, 0, nil
 }
 
-// pass writes the command's head, a bulk of size bytes that is next, and more bulks
-// after it.
-func (c *commands) pass(size, more int64) error {
-	if _, err := c.out.Write(c.head); err != nil {
-		return err
+// hold reads a login whole: its bulks begin at b[at:]. It returns its length, 0 when
+// its end has not come.
+func hold(b []byte, at int, bulks int64) (used int, args [][]byte, err error) {
+	if bulks > maxLoginArgs {
+		return 0, nil, errCommand
 	}
-	for {
-		if err := c.copy(size); err != nil {
-			return err
+	for range bulks {
+		line, size, err := number(b[at:], '$', maxLoginArg)
+		if line == 0 {
+			return 0, nil, err
 		}
-		if more == 0 {
-			return nil
+		at += line
+		end := at + int(size)
+		if len(b) < end+2 {
+			return 0, nil, nil
 		}
-		more--
-		line, n, err := c.number('$', maxBulk)
-		if err != nil {
-			return err
+		if b[end] != '\r' || b[end+1] != '\n' {
+			return 0, nil, errCommand
 		}
-		if _, err := c.out.Write(line); err != nil {
-			return err
-		}
-		size = n
+		args = append(args, bytes.Clone(b[at:end]))
+		at = end + 2
 	}
-}
-
-// copy passes on size bytes and the end of a line.
-func (c *commands) copy(size int64) error {
-	for size > 0 {
-		if _, err := c.in.Peek(1); err != nil {
-			return err
-		}
-		part, _ := c.in.Peek(int(min(size, int64(c.in.Buffered())))) // it is there
-		n, err := c.out.Write(part)
-		_, _ = c.in.Discard(n) // as it is
-		if err != nil {
-			return err
-		}
-		size -= int64(n)
-	}
-	if err := c.lineEnd(); err != nil {
-		return err
-	}
-	_, err := c.out.WriteString("\r\n")
-	return err
-}
-
-func (c *commands) lineEnd() error {
-	end, err := c.in.Peek(2)
-	if err != nil {
-		return err
-	}
-	if end[0] != '\r' || end[1] != '\n' {
-		return errCommand
-	}
-	_, _ = c.in.Discard(2) // they are there
-	return nil
-}
-
-// hold reads a login whole: a bulk of size bytes that is next, and more after it.
-func (c *commands) hold(size, more int64) ([][]byte, error) {
-	if more >= maxLoginArgs {
-		return nil, errCommand
-	}
-	var args [][]byte
-	for {
-		if size > maxLoginArg {
-			return nil, errCommand
-		}
-		arg := make([]byte, size)
-		if _, err := io.ReadFull(c.in, arg); err != nil {
-			return nil, err
-		}
-		if err := c.lineEnd(); err != nil {
-			return nil, err
-		}
-		if args = append(args, arg); int64(len(args)) > more {
-			return args, nil
-		}
-		var err error
-		if _, size, err = c.number('$', maxBulk); err != nil {
-			return nil, err
-		}
-	}
+	return at, args, nil
 }
 
 // inline reads a command as people type it. Servers take quotes and escapes apart,
 // which may hide a login; nobody needs them here.
-func (c *commands) inline() ([][]byte, error) {
-	line, err := c.in.ReadSlice('\n')
-	if err == bufio.ErrBufferFull || err == nil && len(line) > maxInline {
-		return nil, errCommand
+func (c *commands) inline(b []byte) (used, held int, args [][]byte, err error) {
+	end := bytes.IndexByte(b[:min(len(b), maxInline)], '\n')
+	if end < 0 && len(b) >= maxInline {
+		return 0, 0, nil, errCommand
 	}
-	if err != nil {
-		return nil, err
+	if end < 0 {
+		return 0, 0, nil, nil
 	}
-	text := bytes.TrimSuffix(line[:len(line)-1], []byte{'\r'})
+	text := bytes.TrimSuffix(b[:end], []byte{'\r'})
 	for _, b := range text {
 		if b < ' ' && b != '\t' || b == '"' || b == '\'' || b == '\\' {
-			return nil, errCommand
+			return 0, 0, nil, errCommand
 		}
 	}
+	c.seen = true
 	words := bytes.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\t' })
 	if len(words) == 0 || !logsIn(words[0]) {
-		_, err := c.out.Write(line)
-		return nil, err
+		return end + 1, 0, nil, nil
 	}
 	if len(words) > maxLoginArgs {
-		return nil, errCommand
+		return 0, 0, nil, errCommand
 	}
 	for i, w := range words {
 		words[i] = bytes.Clone(w)
 	}
-	return words, nil
+	return 0, end + 1, words, nil
 }
 
 // credential returns the index of the password in a command that logs in, before
@@ -236,18 +226,15 @@ func credential(args [][]byte) (int, error) {
 	return at, nil
 }
 
-// writeCommand writes a command in full.
-func writeCommand(out *bufio.Writer, args [][]byte) error {
+// appendCommand appends a command in full.
+func appendCommand(dst []byte, args [][]byte) []byte {
 	number := func(kind byte, n int) {
-		_ = out.WriteByte(kind) // a bufio.Writer keeps its error
-		_, _ = out.WriteString(strconv.Itoa(n))
-		_, _ = out.WriteString("\r\n")
+		dst = append(strconv.AppendInt(append(dst, kind), int64(n), 10), "\r\n"...)
 	}
 	number('*', len(args))
 	for _, a := range args {
 		number('$', len(a))
-		_, _ = out.Write(a)
-		_, _ = out.WriteString("\r\n")
+		dst = append(append(dst, a...), "\r\n"...)
 	}
-	return out.Flush()
+	return dst
 }

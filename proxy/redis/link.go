@@ -1,134 +1,96 @@
 package redis
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
-	"io"
-	"net"
 	"sync"
 
 	"github.com/superserve/superserve/proxy/login"
 	"github.com/superserve/superserve/proxy/redact"
 )
 
-// bufferSize is one TLS record, in bytes.
-const bufferSize = 16 << 10
+// bufferSize is the most of a command that is kept beyond the command, in bytes.
+const bufferSize = 64 << 10
 
 // defaultUser is whom a password without a user logs in.
 const defaultUser = "default"
 
-// link is one connection that carries data. up and down run beside each other.
+// link is one connection that carries data.
 type link struct {
+	ctx   context.Context
 	ses   *login.Session
 	forms *redact.Cache
+
+	// What goes up.
+	commands commands
+	began    func() bool // ends the limit of the login
+	open     bool        // that was done
+	command  []byte      // a login as the server gets it
+
+	// What comes down.
+	answer []byte
 
 	mu     sync.Mutex
 	set    *redact.Set // every password that went up
 	stream *redact.Stream
 }
 
-func newLink(ses *login.Session, forms *redact.Cache) *link {
+func newLink(ctx context.Context, ses *login.Session, forms *redact.Cache) *link {
 	var none *redact.Set
-	return &link{ses: ses, forms: forms, stream: none.Stream()}
+	return &link{ctx: ctx, ses: ses, forms: forms, began: ses.Limit(), stream: none.Stream()}
 }
 
-// counter counts what is written.
-type counter struct {
-	net.Conn
-	n int64
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.n += int64(n)
-	return n, err
-}
-
-// source reads from the client and first lets go of what is complete: nobody waits
-// for an answer to a command that is kept here.
-type source struct {
-	io.Reader
-	out *bufio.Writer
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	if err := s.out.Flush(); err != nil {
-		return 0, err
+// up passes on commands, and a login when it is what the server is to get.
+func (l *link) up(p []byte, last bool) (out []byte, later func(), err error) {
+	out, args, err := l.commands.next(p)
+	if l.command != nil {
+		out = append(l.command, out...)
+		l.command = nil
 	}
-	return s.Reader.Read(p)
-}
-
-// up relays commands.
-func (l *link) up(ctx context.Context) (int64, error) {
-	to := &counter{Conn: l.ses.Upstream}
-	out := bufio.NewWriterSize(to, bufferSize)
-	commands := &commands{in: bufio.NewReaderSize(&source{l.ses.Client, out}, bufferSize), out: out}
-	for first := true; ; first = false {
-		args, err := commands.next()
-		if err == nil && first {
-			err = l.ses.Open()
-		}
-		if err == nil && args != nil {
-			err = l.login(ctx, out, args)
-		}
-		if err != nil {
-			_ = out.Flush() // the reason is err
-			return to.n, login.End(l.ses.Upstream, err)
-		}
+	if l.commands.seen && !l.open {
+		l.began()
+		l.open = true
 	}
-}
-
-// down relays answers without the passwords that went up.
-func (l *link) down() (int64, error) {
-	in, out := make([]byte, bufferSize), make([]byte, 0, bufferSize)
-	var total int64
-	for {
-		n, err := l.ses.Upstream.Read(in)
-		out = l.redact(out[:0], in[:n], err != nil)
-		if len(out) > 0 {
-			w, failed := l.ses.Client.Write(out)
-			total += int64(w)
-			if failed != nil {
-				return total, failed
-			}
-		}
-		if err != nil {
-			return total, login.End(l.ses.Client, err)
-		}
+	if args == nil || last || err != nil {
+		return out, nil, err
 	}
+	at, err := credential(args)
+	if err != nil {
+		return out, nil, err
+	}
+	return out, func() { l.command = l.login(args, at) }, nil
 }
 
-func (l *link) redact(dst, p []byte, last bool) []byte {
+// down passes on answers without the passwords that went up.
+func (l *link) down(p []byte, last bool) (out []byte, later func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if latest := l.forms.Latest(); latest != l.set { // another connection's, too
 		l.set = latest
 		l.stream.Widen(latest)
 	}
-	dst = l.stream.Append(dst, p)
-	if last {
-		dst = l.stream.Flush(dst)
+	if !last && l.stream.Clean(p) {
+		return p, nil, nil
 	}
-	return dst
+	l.answer = l.stream.Append(l.answer[:0], p)
+	if last {
+		l.answer = l.stream.Flush(l.answer)
+	}
+	return l.answer, nil, nil
 }
 
-// login passes on AUTH or HELLO, with the real password if the client has shown a
-// placeholder.
-func (l *link) login(ctx context.Context, out *bufio.Writer, args [][]byte) error {
-	at, err := credential(args)
-	if err != nil {
-		return err
-	}
+// login returns AUTH or HELLO, with the real password if the client has shown a
+// placeholder at an index.
+func (l *link) login(args [][]byte, at int) []byte {
 	if at == 0 {
-		return writeCommand(out, args)
+		return appendCommand(nil, args)
 	}
-	real := l.exchange(ctx, args, at)
+	real := l.exchange(args, at)
 	if real == nil {
 		// Recorded already. The server says what it says to a wrong password.
 		args[at] = []byte(rand.Text())
-		return writeCommand(out, args)
+		return appendCommand(nil, args)
 	}
 	defer real.Wipe()
 	args[at] = real.Password
@@ -139,12 +101,12 @@ func (l *link) login(ctx context.Context, out *bufio.Writer, args [][]byte) erro
 	case real.User != defaultUser:
 		args = [][]byte{args[0], []byte(real.User), real.Password}
 	}
-	return writeCommand(out, args)
+	return appendCommand(nil, args)
 }
 
 // exchange returns the real password for the one at an index, nil when there is none
 // to be had.
-func (l *link) exchange(ctx context.Context, args [][]byte, at int) *login.Real {
+func (l *link) exchange(args [][]byte, at int) *login.Real {
 	user := defaultUser
 	if at > 1 {
 		user = string(args[at-1])
@@ -154,7 +116,7 @@ func (l *link) exchange(ctx context.Context, args [][]byte, at int) *login.Real 
 		_ = l.ses.Refuse(l.ses.Foreign()) // recorded or not, no key leaves
 		return nil
 	}
-	real, err := l.ses.Use(ctx, key)
+	real, err := l.ses.Use(l.ctx, key)
 	if err != nil {
 		return nil
 	}

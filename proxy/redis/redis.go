@@ -59,8 +59,9 @@ func (s *Server) serve(ctx, limited context.Context, ses *login.Session) error {
 	if err := connect(limited, ses); err != nil {
 		return answer(ses, err)
 	}
-	l := newLink(ses, &s.forms)
-	return ses.Run(func() (int64, error) { return l.up(ctx) }, l.down)
+	l := newLink(ctx, ses, &s.forms)
+	defer l.began()
+	return ses.Carry(l.up, l.down)
 }
 
 // connect ends the client's TLS, if it has any, and reaches the server, with TLS from

@@ -1,11 +1,9 @@
 package redis
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -233,22 +231,27 @@ func testClear(t *testing.T, r *logintest.Redis) {
 	}
 }
 
-// read gives text to a parser and returns what it passed on and what it held.
-func read(text string) (passed string, held [][]string, err error) {
-	var out bytes.Buffer
-	c := &commands{in: bufio.NewReaderSize(strings.NewReader(text), bufferSize), out: bufio.NewWriter(&out)}
-	for err == nil {
+// read gives text to a parser, in pieces of n bytes, and returns what it passed on and
+// what it held.
+func read(text string, n int) (passed string, held [][]string, err error) {
+	var c commands
+	for p := []byte(text); err == nil && (len(p) > 0 || len(c.kept) > c.passed); {
+		var pass []byte
 		var args [][]byte
-		if args, err = c.next(); args != nil {
+		piece, kept := p[:min(n, len(p))], len(c.kept)-c.passed
+		pass, args, err = c.next(piece)
+		passed += string(pass)
+		if p = p[len(piece):]; args != nil {
 			var words []string
 			for _, a := range args {
 				words = append(words, string(a))
 			}
 			held = append(held, words)
+		} else if len(piece) == 0 && len(c.kept)-c.passed == kept {
+			break
 		}
 	}
-	c.out.Flush()
-	return out.String(), held, err
+	return passed, held, err
 }
 
 func TestCommands(t *testing.T) {
@@ -272,9 +275,11 @@ func TestCommands(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run("it "+tt.name, func(t *testing.T) {
-			passed, held, err := read(tt.in)
-			if diff := cmp.Diff(tt.held, held); passed != tt.passed || diff != "" || errors.Is(err, errCommand) != tt.bad {
-				t.Errorf("passed %q, ended in %v, held (-want +got) %s", passed, err, diff)
+			for n := range min(len(tt.in), 100) {
+				passed, held, err := read(tt.in, n+1)
+				if diff := cmp.Diff(tt.held, held); passed != tt.passed || diff != "" || errors.Is(err, errCommand) != tt.bad {
+					t.Errorf("in pieces of %d: passed %q, ended in %v, held (-want +got) %s", n+1, passed, err, diff)
+				}
 			}
 		})
 	}
@@ -298,17 +303,24 @@ func TestCredential(t *testing.T) {
 	}
 }
 
-// FuzzCommands wants that what is passed on is what came, without the logins.
+// FuzzCommands wants that what is passed on is what came, without the logins, however
+// it came.
 func FuzzCommands(f *testing.F) {
-	f.Add("*2\r\n$4\r\nAUTH\r\n$3\r\nabc\r\n*1\r\n$4\r\nPING\r\n")
-	f.Add("HELLO 3 AUTH a b\r\nPING\n")
-	f.Add("*2\r\n$3\r\nGET\r\n$1\r\na")
-	f.Fuzz(func(t *testing.T, in string) {
-		passed, held, _ := read(in)
+	f.Add("*2\r\n$4\r\nAUTH\r\n$3\r\nabc\r\n*1\r\n$4\r\nPING\r\n", 1)
+	f.Add("HELLO 3 AUTH a b\r\nPING\n", 7)
+	f.Add("*2\r\n$3\r\nGET\r\n$1\r\na", 100)
+	f.Fuzz(func(t *testing.T, in string, n int) {
+		passed, held, _ := read(in, len(in)+1)
+		if n > 0 {
+			parts, heldToo, _ := read(in, n)
+			if diff := cmp.Diff(held, heldToo); parts != passed || diff != "" {
+				t.Fatalf("%q is passed on as %q, in pieces of %d as %q; %s", in, passed, n, parts, diff)
+			}
+		}
 		if len(held) == 0 && !strings.HasPrefix(in, passed) {
 			t.Fatalf("%q is passed on as %q", in, passed)
 		}
-		again, more, _ := read(passed)
+		again, more, _ := read(passed, len(passed)+1)
 		if len(more) > 0 || again != passed {
 			t.Fatalf("%q still holds a login", passed)
 		}
@@ -326,17 +338,13 @@ func FuzzCommands(f *testing.F) {
 
 // BenchmarkCommands reads commands as redis-benchmark sends them.
 func BenchmarkCommands(b *testing.B) {
-	text := bytes.Repeat([]byte("*3\r\n$3\r\nSET\r\n$16\r\nkey:__rand_int__\r\n$3\r\nVXK\r\n"), 1000)
+	text := bytes.Repeat([]byte("*3\r\n$3\r\nSET\r\n$16\r\nkey:__rand_int__\r\n$3\r\nVXK\r\n"), 16)
 	b.SetBytes(int64(len(text)))
 	b.ReportAllocs()
+	var c commands
 	for b.Loop() {
-		c := &commands{in: bufio.NewReaderSize(bytes.NewReader(text), bufferSize), out: bufio.NewWriter(io.Discard)}
-		for {
-			if _, err := c.next(); err == io.EOF {
-				break
-			} else if err != nil {
-				b.Fatal(err)
-			}
+		if pass, _, err := c.next(text); len(pass) != len(text) || err != nil {
+			b.Fatal(len(pass), err)
 		}
 	}
 }
