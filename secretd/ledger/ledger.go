@@ -111,7 +111,7 @@ type Ledger struct {
 func Open(ctx context.Context, c Config) (*Ledger, error) {
 	l := newLedger(c)
 	err := l.check(ctx)
-	for try := 1; l.shared && try < sharedTries && errors.Is(err, ErrChanged); try++ {
+	for try := 1; l.shared && try < sharedTries && (errors.Is(err, ErrChanged) || errors.Is(err, errHeadMoved)); try++ {
 		err = l.check(ctx) // somebody else's change came between the head and the records
 	}
 	if err != nil {
@@ -255,6 +255,10 @@ func (l *Ledger) load(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("%w: head: %w", ErrChanged, err)
+	}
+	if h.Generation < l.head.Generation {
+		// Of a store that others change too, a member that is behind says so for a moment.
+		return fmt.Errorf("%w, %w: generation %d, where this daemon saw %d", ErrRollback, errHeadMoved, h.Generation, l.head.Generation)
 	}
 	l.head, l.stale = h, false
 	return nil

@@ -153,6 +153,35 @@ func TestRollback(t *testing.T) {
 	}
 }
 
+// replaced is a store whose records somebody exchanges while it is open.
+type replaced struct{ store.Store }
+
+// TestRollbackBeneath puts an older copy of a shared store in place of the one that is open.
+func TestRollbackBeneath(t *testing.T) {
+	s := &replaced{memory.New()}
+	c := config(t, s, 1)
+	c.Shared = true
+	l, err := Create(t.Context(), c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(t, l, "secret/a", "1")
+	now, old := s.Store, copyOf(t, s.Store)
+	set(t, l, "secret/a", "2")
+	set(t, l, "secret/a", "3")
+	s.Store = old
+	for range 3 {
+		if err := l.Apply(t.Context(), []store.Change{{Key: "secret/b", Value: []byte("1")}}); !errors.Is(err, ErrRollback) {
+			t.Errorf("changed an older copy: %v; want ErrRollback", err)
+		}
+	}
+	if n, err := c.Anchor.Load(t.Context(), l.ID()); err != nil || n < l.Generation() {
+		t.Errorf("the anchor is at %d, %v; the store was at %d", n, err, l.Generation())
+	}
+	s.Store = now
+	set(t, l, "secret/b", "1")
+}
+
 func TestAnchorFile(t *testing.T) {
 	l, c := made(t)
 	set(t, l, "secret/a", "1")
