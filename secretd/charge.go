@@ -19,6 +19,9 @@ import (
 // sealed; that nobody set it back is the ledger's to notice, as with every record.
 const spentPrefix = "spent/"
 
+// accountTries is how often an amount is stored while other hosts charge the same account.
+const accountTries = 8
+
 // accounts are those of the secrets that were charged since the daemon began.
 type accounts struct {
 	mu   sync.Mutex
@@ -60,7 +63,15 @@ func (d *Daemon) charge(ctx context.Context, g *grant, e *granted, c api.Charge)
 		return v, nil
 	}
 	a.Add(g.Run, c.Spend, now)
-	if err := d.storeAccount(ctx, key, a); err != nil {
+	err = d.storeAccount(ctx, key, a)
+	for try := 1; try < accountTries && errors.Is(err, store.ErrConflict); try++ {
+		// Another secretd on a shared store has charged, and the account was read anew.
+		if a, err = d.openAccount(ctx, key); err == nil {
+			a.Add(g.Run, c.Spend, now)
+			err = d.storeAccount(ctx, key, a)
+		}
+	}
+	if err != nil {
 		d.log.Error("cannot store what was used", zap.String("secret", e.Name), zap.Error(err))
 		return api.Verdict{}, fmt.Errorf("%w: %w", api.ErrUnavailable, err)
 	}
@@ -92,7 +103,8 @@ func (d *Daemon) openAccount(ctx context.Context, key string) (*openAccount, err
 }
 
 // storeAccount writes an account. One that somebody else has written meanwhile, as
-// another secretd on a shared store does, is read anew by the next charge.
+// another secretd on a shared store does, is read anew, and the error wraps
+// store.ErrConflict: what was not stored is not in it.
 func (d *Daemon) storeAccount(ctx context.Context, key string, a *openAccount) error {
 	text, err := json.Marshal(a.Account)
 	if err != nil {
@@ -101,6 +113,9 @@ func (d *Daemon) storeAccount(ctx context.Context, key string, a *openAccount) e
 	if err := d.store.Apply(ctx, []store.Change{{Key: key, Value: text, Base: a.revision}}); err != nil {
 		if errors.Is(err, store.ErrConflict) {
 			delete(d.accounts.open, key)
+			if fresh, err := d.openAccount(ctx, key); err == nil {
+				fresh.Follow(&a.Account)
+			}
 		}
 		return fmt.Errorf("store what was used: %w", err)
 	}

@@ -183,7 +183,12 @@ type held struct {
 
 func (s *site) runs(t *testing.T, name string) *held {
 	t.Helper()
-	reply, file, err := s.Grant(t.Context(), api.GrantRequest{Agent: "my-agent", Run: "r", Secrets: []api.Wanted{{Name: name}}})
+	return s.granted(t, api.GrantRequest{Agent: "my-agent", Run: "r", Secrets: []api.Wanted{{Name: name}}})
+}
+
+func (s *site) granted(t *testing.T, r api.GrantRequest) *held {
+	t.Helper()
+	reply, file, err := s.Grant(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}

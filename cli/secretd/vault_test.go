@@ -47,6 +47,7 @@ func TestTwoHostsOnVault(t *testing.T) {
 		within(t, "rotation", func() bool { got, err := run.resolve(t); return err == nil && got == next })
 	}
 	t.Run("they share agents", func(t *testing.T) { shareAgents(t, a, b) })
+	t.Run("they share a day's budget", func(t *testing.T) { shareBudget(t, a, b) })
 	t.Run("a sealed server gives nothing, and goes on", func(t *testing.T) {
 		v.Seal(t)
 		within(t, "refusal", func() bool { _, err := run.resolve(t); return errors.Is(err, api.ErrUnavailable) })
@@ -70,4 +71,37 @@ func TestTwoHostsOnVault(t *testing.T) {
 		t.Fatal(err)
 	}
 	within(t, "revocation", func() bool { _, err := run.resolve(t); return errors.Is(err, api.ErrRevoked) })
+}
+
+// shareBudget has runs on two hosts spend in turn what one secret may cost a day.
+func shareBudget(t *testing.T, hosts ...*site) {
+	var runs []func(api.Charge) api.Verdict
+	for i, host := range hosts {
+		limits := api.Limits{TokensPerDay: 60, RequestsPerMinute: 2}
+		run := host.granted(t, api.GrantRequest{Agent: "my-agent", Run: fmt.Sprint("spends-", i), Secrets: []api.Wanted{{Name: "ANTHROPIC_API_KEY", Limits: limits}}})
+		runs = append(runs, func(c api.Charge) api.Verdict {
+			t.Helper()
+			c.Placeholder = run.placeholder
+			v, err := run.Charge(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		})
+	}
+	for range 2 {
+		runs[0](api.Charge{Ask: true})
+	}
+	for range 3 {
+		for _, run := range runs {
+			run(api.Charge{Spend: api.Spend{Tokens: 9}})
+		}
+	}
+	if v := runs[0](api.Charge{Ask: true}); v.Limit != "requests_per_minute" {
+		t.Errorf("a third request in a minute, after another host has spent: %+v", v)
+	}
+	runs[1](api.Charge{Spend: api.Spend{Tokens: 6}})
+	if v := runs[1](api.Charge{Ask: true}); v.Limit != "tokens_per_day" || v.Used != 60 {
+		t.Errorf("54 tokens by two hosts and 6: %+v", v)
+	}
 }

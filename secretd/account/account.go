@@ -72,6 +72,9 @@ func (a *Account) add(run string, s api.Spend) {
 	a.Today = a.Today.Add(s)
 }
 
+// Follow takes over what outlives no process from an account that a takes the place of.
+func (a *Account) Follow(before *Account) { a.recent = before.recent }
+
 // End forgets a run.
 func (a *Account) End(run string) { delete(a.Runs, run) }
 
