@@ -65,8 +65,7 @@ type frame struct {
 // frameTimeout for the rest. io.EOF means that the peer closed between frames.
 func readFrame(conn net.Conn) (frame, error) { return readFrameFrom(conn, conn) }
 
-// readFrameFrom reads a frame of conn from r, which is conn or a buffer before it. Only
-// who is sent no values may have a buffer: nobody wipes it.
+// readFrameFrom reads a frame of conn from r, which is conn or a buffer before it.
 func readFrameFrom(conn net.Conn, r io.Reader) (frame, error) {
 	var head [frameHead + frameFixed]byte
 	// The first bytes are nearly always all of the head: a read for one byte alone
@@ -96,6 +95,38 @@ func readFrameFrom(conn net.Conn, r io.Reader) (frame, error) {
 	}
 	return f, conn.SetReadDeadline(time.Time{})
 }
+
+// requestBuffer holds a few requests, in bytes.
+const requestBuffer = 2 << 10
+
+// buffer is an io.Reader before another that saves calls into the kernel, and keeps nothing
+// of what was read: a renewal has tokens in it.
+type buffer struct {
+	from    io.Reader
+	at, end int // of held, what was not read yet
+	held    [requestBuffer]byte
+}
+
+// Read implements io.Reader.
+func (b *buffer) Read(p []byte) (int, error) {
+	if b.at == b.end {
+		if len(p) >= len(b.held) {
+			return b.from.Read(p)
+		}
+		n, err := b.from.Read(b.held[:])
+		if n == 0 {
+			return 0, err
+		}
+		b.at, b.end = 0, n // an error comes again
+	}
+	n := copy(p, b.held[b.at:b.end])
+	clear(b.held[b.at : b.at+n])
+	b.at += n
+	return n, nil
+}
+
+// wipe drops what was not read.
+func (b *buffer) wipe() { clear(b.held[:]) }
 
 // unexpected turns an EOF inside a frame into what it is.
 func unexpected(err error) error {

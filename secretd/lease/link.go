@@ -41,7 +41,7 @@ func (k *link) exchange(ctx context.Context, what kind, payload []byte) ([]byte,
 	}
 	if err := k.send(what, id, payload); err != nil {
 		k.conn.Close() // the reader takes the link down
-		k.forget(id)
+		k.abandon(id, answer)
 		return nil, fmt.Errorf("%w: %w", errLinkDown, err)
 	}
 	select {
@@ -51,7 +51,7 @@ func (k *link) exchange(ctx context.Context, what kind, payload []byte) ([]byte,
 		}
 		return answerOf(f)
 	case <-ctx.Done():
-		k.forget(id)
+		k.abandon(id, answer)
 		return nil, fmt.Errorf("%w: %w", api.ErrUnavailable, ctx.Err())
 	}
 }
@@ -79,10 +79,16 @@ func (k *link) enlist() (uint64, chan frame, error) {
 	return k.last, answer, nil
 }
 
-func (k *link) forget(id uint64) {
+// abandon gives up a question, and wipes the answer if it has come already.
+func (k *link) abandon(id uint64, answer <-chan frame) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.pending, id)
+	select {
+	case f := <-answer:
+		clear(f.payload)
+	default:
+	}
 }
 
 func (k *link) send(what kind, id uint64, payload []byte) error {

@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,9 +43,6 @@ type Renewer interface {
 	Renew(ctx context.Context, r api.Renewal) error
 }
 
-// requestBuffer holds a few requests, in bytes.
-const requestBuffer = 2 << 10
-
 // Serve answers on conn for k until the peer closes it, ctx ends, changes is
 // closed or the peer breaks the protocol; it then closes conn and waits for the
 // requests in flight. Changes are sent on as they come. It returns nil when the
@@ -54,13 +50,14 @@ const requestBuffer = 2 << 10
 // for a peer of another version.
 func Serve(ctx context.Context, conn net.Conn, k Keeper, changes <-chan api.Change) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &server{conn: conn, in: bufio.NewReaderSize(conn, requestBuffer), keeper: k, slots: make(chan struct{}, maxInFlight)}
+	s := &server{conn: conn, in: &buffer{from: conn}, keeper: k, slots: make(chan struct{}, maxInFlight)}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer func() {
 		cancel(nil)
 		stop()
 		conn.Close()
 		s.wait.Wait()
+		s.in.wipe()
 	}()
 	if err := s.greet(); err != nil {
 		return s.outcome(ctx, err)
@@ -71,7 +68,7 @@ func Serve(ctx context.Context, conn net.Conn, k Keeper, changes <-chan api.Chan
 
 type server struct {
 	conn   net.Conn
-	in     *bufio.Reader
+	in     *buffer
 	keeper Keeper
 	slots  chan struct{}
 	wait   sync.WaitGroup
@@ -186,6 +183,9 @@ func (s *server) work(ctx context.Context, f frame) (func() error, error) {
 		return func() error { return s.charge(ctx, f.id, c) }, err
 	case kindRenew:
 		r, err := parseRenewal(f.payload)
+		if err != nil {
+			clear(f.payload)
+		}
 		return func() error {
 			defer clear(f.payload)
 			return s.renew(ctx, f.id, r)
@@ -195,11 +195,14 @@ func (s *server) work(ctx context.Context, f frame) (func() error, error) {
 }
 
 func (s *server) resolve(ctx context.Context, id uint64, r api.ResolveRequest) error {
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	within, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	value, err := s.keeper.Resolve(ctx, r)
+	value, err := s.keeper.Resolve(within, r)
 	if ctx.Err() != nil {
 		return ctx.Err() // the grant ended meanwhile: nothing leaves any more
+	}
+	if within.Err() != nil {
+		return s.refuse(id, api.ErrUnavailable)
 	}
 	if err != nil {
 		return s.refuse(id, err)
