@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"strconv"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // encoder appends a spelling of b to dst, at most worst bytes a byte.
@@ -17,6 +19,11 @@ func encoders() []encoder {
 		jsonPlain, jsonSlash, jsonGo, jsonUpper, jsonNet, jsonTwice, jsonGoTwice,
 		htmlPlain, htmlString, htmlGo, htmlPython, htmlMustache,
 	}
+}
+
+// asciiEncoders are for keys that are not ASCII, as passwords of people are.
+func asciiEncoders() []encoder {
+	return []encoder{ascii(jsonPlain, lowerDigits), ascii(jsonSlash, lowerDigits), ascii(jsonNet, upperDigits), asciiTwice}
 }
 
 // escapers escape every byte.
@@ -107,6 +114,26 @@ func jsonNet(dst, b []byte) []byte   { return appendJSON(dst, b, "", "<>&'\"+`",
 
 func jsonTwice(dst, b []byte) []byte   { return twice(dst, b, jsonPlain) }
 func jsonGoTwice(dst, b []byte) []byte { return twice(dst, b, jsonGo) }
+
+// ascii is e, and what is not ASCII in UTF-16 as \u: Python's and PHP's way unless told otherwise, and .NET's.
+func ascii(e encoder, digits string) encoder {
+	return func(dst, b []byte) []byte {
+		for len(b) > 0 {
+			r, n := utf8.DecodeRune(b)
+			if r < utf8.RuneSelf {
+				dst = e(dst, b[:1])
+			} else {
+				for _, unit := range utf16.AppendRune(nil, r) {
+					dst = append(dst, '\\', 'u', digits[unit>>12], digits[unit>>8&15], digits[unit>>4&15], digits[unit&15])
+				}
+			}
+			b = b[n:]
+		}
+		return dst
+	}
+}
+
+func asciiTwice(dst, b []byte) []byte { return twice(dst, b, ascii(jsonPlain, lowerDigits)) }
 
 func twice(dst, b []byte, e encoder) []byte {
 	once := e(make([]byte, 0, worst*len(b)), b)

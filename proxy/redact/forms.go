@@ -3,6 +3,7 @@ package redact
 import (
 	"bytes"
 	"encoding/base64"
+	"unicode/utf8"
 )
 
 // form is one spelling of a key and what takes its place, of the same length.
@@ -26,13 +27,18 @@ const worst = 6
 //     JSON; and the whole of the Basic credentials that carried it;
 //   - hex in both cases, with spaces, and \xNN;
 //   - percent-encoded, by each of the usual sets of safe bytes, or throughout, or twice;
-//   - as the JSON encoders in use escape it, or with \u00NN throughout;
+//   - as the JSON encoders in use escape it, non-ASCII too, or with \u00NN throughout;
 //   - as the HTML encoders in use escape it, or with &#N; throughout.
 //
 // Encoders that leave a key alone give the same form, which is kept once.
 func (s *Set) addForms(k key) {
 	for _, e := range encoders() {
 		s.addForm(k, e)
+	}
+	if bytes.ContainsFunc(k.value, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		for _, e := range asciiEncoders() {
+			s.addForm(k, e)
+		}
 	}
 	if len(k.value) <= maxEscaped {
 		for _, e := range escapers() {

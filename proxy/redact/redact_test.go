@@ -97,6 +97,19 @@ func TestRedactsEverySpelling(t *testing.T) {
 	}
 }
 
+// TestRedactsPasswordsOfPeople has what json.dumps, json_encode and System.Text.Json make of one that is not ASCII.
+func TestRedactsPasswordsOfPeople(t *testing.T) {
+	s := New([]Pair{pair("pä/ßwört€😀", "mARKeR01mARKeR01")})
+	for name, form := range map[string]string{
+		"itself": "pä/ßwört€😀", "Python": `p\u00e4/\u00dfw\u00f6rt\u20ac\ud83d\ude00`, "PHP": `p\u00e4\/\u00dfw\u00f6rt\u20ac\ud83d\ude00`,
+		".NET": `p\u00E4/\u00DFw\u00F6rt\u20AC\uD83D\uDE00`, "Python, twice": `p\\u00e4/\\u00dfw\\u00f6rt\\u20ac\\ud83d\\ude00`,
+	} {
+		if out := string(run(s, []byte(`{"`+form+`"}`))); strings.Contains(out, form) {
+			t.Errorf("%s: got %s", name, out)
+		}
+	}
+}
+
 func TestRedactsBase64AtEveryOffset(t *testing.T) {
 	const key, fake = "sk_live_51H8xQ2eZvKYlo2C9x7Gk?>~", "sk_live_mARKeR01bcdefghijklmnopq"
 	s := New([]Pair{pair(key, fake)})
