@@ -207,14 +207,20 @@ func (sh *shell) deleteAgent(ctx context.Context, name string, yes bool) error {
 			return fmt.Errorf("delete agent '%s': %w", name, err)
 		}
 	}
-	// The copies of other hosts go with their next run of the name. This host's may not be there, or not ours to remove.
-	if err := registry.Delete(name); err != nil && !shared {
-		return err
-	}
-	// Else the next agent of that name would have them.
-	if err := sh.forgetAll(name); err != nil {
-		return err
+	if sh.remote.server == "" {
+		// The copies of other hosts go with their next run of the name. This host's may not be there, or not ours to remove.
+		if err := sh.deleteHere(registry, name); err != nil && !shared {
+			return err
+		}
 	}
 	sh.done("Deleted agent '%s'", name)
 	return nil
+}
+
+// deleteHere removes what this host has of an agent.
+func (sh *shell) deleteHere(registry *agent.Registry, name string) error {
+	if err := registry.Delete(name); err != nil {
+		return err
+	}
+	return sh.forgetAll(name) // else the next agent of that name would have them
 }

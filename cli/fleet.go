@@ -123,7 +123,7 @@ func (sh *shell) deployed(ctx context.Context, registry *agent.Registry, name st
 		return nil, fmt.Errorf("agent '%s': %w", name, errUnconfirmed)
 	}
 	// It was deleted on another host. The copy goes too; where it cannot, the next run says the same.
-	_ = registry.Delete(name)
+	_ = sh.deleteHere(registry, name)
 	return nil, fmt.Errorf("%w: %q", agent.ErrNotFound, name)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +43,7 @@ func TestServer(t *testing.T) {
 		{append(mallory, "secrets", "list", "my-agent"), 1, "not one that may"},
 		{[]string{"--server", server, "secrets", "list", "my-agent"}, 1, "--server needs --cert and --cert-key"},
 		{append(alice, "ps"), 1, "agents run on this host"},
+		{append(alice, "agents", "list"), 1, "a store of its own, which keeps no agents"},
 		{append(alice, "secrets", "delete", "my-agent", "MY_KEY", "-y"), 0, ""},
 	} {
 		var said bytes.Buffer
@@ -68,6 +70,85 @@ func TestServer(t *testing.T) {
 	if err != nil || !bytes.Contains(log, []byte(`"remote":"alice@127.0.0.1:`)) || bytes.Contains(log, []byte("mallory")) {
 		t.Errorf("the audit log: %s, %v", log, err)
 	}
+}
+
+// TestServerDeploys deploys by the secretd of another host, whose store is shared.
+func TestServerDeploys(t *testing.T) {
+	a, dir := secretdtest.NewAuthority(t), t.TempDir()
+	cert, key := a.Issue(dir, "localhost")
+	mine, myKey := a.Issue(dir, "alice")
+	state, err := os.MkdirTemp("", "ss") // t.TempDir's path is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(state) })
+	address := serveRemotely(t, buildSecretd(t), "--state", state, "--socket", filepath.Join(state, "run", "secretd.sock"), "--store", "etcd+http://"+startEtcd(t)+"/superserve",
+		"--listen", "127.0.0.1:0", "--cert", cert, "--cert-key", key, "--client-ca", a.File, "--admin", "alice")
+	alice := []string{"--server", "https://" + strings.Replace(address, "127.0.0.1", "localhost", 1), "--server-ca", a.File, "--cert", mine, "--cert-key", myKey}
+
+	project := t.TempDir()
+	text := "name: my-agent\ncommand: python main.py\nsecrets: [MY_KEY]\n"
+	if err := os.WriteFile(filepath.Join(project, "superserve.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	here := t.TempDir()
+	for _, tt := range []struct {
+		args  []string
+		state string
+		code  int
+		want  string
+	}{
+		{append(alice, "deploy", project), here, 0, "superserve secrets set my-agent MY_KEY=..."},
+		{append(alice, "deploy", project, "-y"), here, 0, "Deployed 'my-agent' for all hosts"},
+		{append(alice, "agents", "list"), here, 0, "alice:" + project},
+		{append(alice, "agents", "get", "my-agent"), here, 0, "[MY_KEY]"},
+		{append(alice, "agents", "get", "my-agnet"), here, 1, "did you mean 'my-agent'?"},
+		{[]string{"agents", "get", "my-agent"}, state, 0, "alice:" + project}, // on a host of the store
+		{append(alice, "agents", "delete", "my-agent", "-y"), here, 0, "Deleted"},
+		{append(alice, "agents", "delete", "my-agent", "-y"), here, 1, "unknown agent"},
+		{[]string{"agents", "get", "my-agent"}, state, 1, "unknown agent"},
+	} {
+		var said bytes.Buffer
+		sh := &shell{in: os.Stdin, out: &said, err: &said, noColor: true}
+		if code := sh.execute(context.Background(), append([]string{"--state", tt.state}, tt.args...)); code != tt.code || !strings.Contains(said.String(), tt.want) {
+			t.Errorf("superserve %s: exit %d: %s; want %d and %q", strings.Join(tt.args[max(0, len(tt.args)-3):], " "), code, said.String(), tt.code, tt.want)
+		}
+	}
+	if left, _ := os.ReadDir(here); len(left) > 0 {
+		t.Errorf("left on the host of who deploys: %v", left)
+	}
+}
+
+// startEtcd starts Debian's etcd and returns its address.
+func startEtcd(t *testing.T) string {
+	t.Helper()
+	program, err := exec.LookPath("etcd")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("etcd is missing")
+		}
+		t.Skip("etcd is missing")
+	}
+	var at [2]string
+	for i := range at {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[i] = l.Addr().String()
+		l.Close()
+	}
+	cmd := exec.Command(program, "--data-dir", t.TempDir(), "--unsafe-no-fsync",
+		"--listen-client-urls", "http://"+at[0], "--advertise-client-urls", "http://"+at[0],
+		"--listen-peer-urls", "http://"+at[1], "--initial-advertise-peer-urls", "http://"+at[1], "--initial-cluster", "default=http://"+at[1])
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return at[0]
 }
 
 // serveRemotely starts secretd and returns the address that it says.

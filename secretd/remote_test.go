@@ -32,8 +32,13 @@ type remote struct {
 
 func startRemote(t *testing.T, admins ...string) *remote {
 	t.Helper()
+	return startRemoteWith(t, secretd.Config{State: t.TempDir()}, admins...)
+}
+
+func startRemoteWith(t *testing.T, cfg secretd.Config, admins ...string) *remote {
+	t.Helper()
 	r := &remote{t: t, dir: t.TempDir(), authority: secretdtest.NewAuthority(t)}
-	cfg := secretd.Config{State: t.TempDir(), Remote: secretd.Remote{Address: "127.0.0.1:0", ClientCA: r.authority.File, Admins: admins}}
+	cfg.Remote = secretd.Remote{Address: "127.0.0.1:0", ClientCA: r.authority.File, Admins: admins}
 	cfg.Remote.Cert, cfg.Remote.Key = r.authority.Issue(r.dir, "localhost")
 	d, err := secretd.Open(t.Context(), cfg)
 	if err != nil {

@@ -293,6 +293,7 @@ func FuzzHTTP(f *testing.F) {
 	d := secretdtest.Start(f)
 	f.Add([]byte("GET /v1/health HTTP/1.1\r\nHost: s\r\nSuperserve-Protocol: 1\r\n\r\n"))
 	f.Add([]byte("POST /v1/grants HTTP/1.1\r\nHost: s\r\nSuperserve-Protocol: 1\r\nContent-Length: 40\r\n\r\n{\"agent\":\"a\",\"run\":\"r\",\"secrets\":[]}  "))
+	f.Add([]byte("PUT /v1/agents/a/snapshots/A/parts/-1 HTTP/1.1\r\nHost: s\r\nSuperserve-Protocol: 1\r\nContent-Length: 2\r\n\r\n{}"))
 	f.Add([]byte("PUT /v1/agents/a/secrets HTTP/1.1\r\nHost: s\r\nSuperserve-Protocol: 1\r\nContent-Length: 2\r\n\r\n{}"))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: d.Socket})

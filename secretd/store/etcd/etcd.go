@@ -194,6 +194,8 @@ func (s *Store) Apply(ctx context.Context, changes []store.Change) error {
 	switch {
 	case errors.Is(err, rpctypes.ErrTooManyOps):
 		return fmt.Errorf("write etcd: %d changes at once are more than its --max-txn-ops: %w", len(changes), err)
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("write etcd: its quota is used up: compact and defragment it, then disarm its alarm: %w", err)
 	case err != nil:
 		return fmt.Errorf("write etcd: %w", err)
 	case !r.Succeeded:
