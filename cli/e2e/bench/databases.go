@@ -15,19 +15,23 @@ import (
 	"time"
 )
 
-// The name of the way to a database that has nothing in between, and of the pooler that
-// stands for what a proxy of PostgreSQL costs.
+// The name of the way to a database that has nothing in between, and of what stands for
+// the cost of a proxy: the pooler of PostgreSQL, and for Redis a balancer that copies.
 const (
-	nameDirect  = "direct"
-	namePooler  = "pgbouncer"
-	leastDirect = 0.9 // of the direct connection's throughput
+	nameDirect   = "direct"
+	namePooler   = "pgbouncer"
+	nameBalancer = "haproxy"
+	leastDirect  = 0.9 // of the direct connection's throughput
 )
 
 // databases measures a database's own benchmark through the proxy and without it. TLS is
 // on all legs of all ways, or on none.
 func (b *bench) databases(ctx context.Context) {
-	b.database(ctx, "PostgreSQL, TLS, half a millisecond away", false, b.distantPostgres, []databaseRow{
+	b.database(ctx, "PostgreSQL, TLS, half a millisecond away", false, b.distant(b.postgres, b.inFrontOf), []databaseRow{
 		{"pgbench -S, 1 client", pgbench(1)}, {"pgbench -S, 16 clients", pgbench(16)},
+	})
+	b.database(ctx, "Redis, TLS, half a millisecond away", false, b.distant(b.redis, b.inFrontOfRedis), []databaseRow{
+		{"redis-benchmark -P 16 -c 8 -t get", redisBenchmark("get", 8, 100_000)}, {"redis-benchmark -P 16 -c 8 -t set", redisBenchmark("set", 8, 100_000)},
 	})
 	for _, clear := range []bool{false, true} {
 		how := "TLS"
@@ -38,20 +42,22 @@ func (b *bench) databases(ctx context.Context) {
 			{"pgbench -S, 1 client", pgbench(1)}, {"pgbench -S, 16 clients", pgbench(16)},
 		})
 		b.database(ctx, "Redis, "+how, clear, b.redis, []databaseRow{
-			{"redis-benchmark -P 16 -t get", redisBenchmark("get")}, {"redis-benchmark -P 16 -t set", redisBenchmark("set")},
+			{"redis-benchmark -P 16 -t get", redisBenchmark("get", 50, 500_000)}, {"redis-benchmark -P 16 -t set", redisBenchmark("set", 50, 500_000)},
 		})
 	}
 }
 
-// databaseRow is one kind of load; a round of it returns its transactions or requests a
-// second.
+// databaseRow is one kind of load.
 type databaseRow struct {
 	name string
-	load func(ctx context.Context, b *bench, r *relay, clear bool) (float64, error)
+	load databaseLoad
 }
 
+// databaseLoad is a round of a load.
+type databaseLoad func(ctx context.Context, b *bench, r *relay, clear bool) (sample, error)
+
 // database measures the rows that are wanted, ways taking turns.
-func (b *bench) database(ctx context.Context, what string, clear bool, setUp func(context.Context, bool) ([]*relay, error), rows []databaseRow) {
+func (b *bench) database(ctx context.Context, what string, clear bool, setUp ways, rows []databaseRow) {
 	var wanted []databaseRow
 	for _, r := range rows {
 		if r.name = what + ", " + r.name; b.wanted(r.name) {
@@ -82,7 +88,7 @@ func (b *bench) databaseRow(ctx context.Context, r databaseRow, ways []*relay, c
 			if err != nil {
 				return err
 			}
-			rate, err := r.load(ctx, b, way, clear)
+			s, err := r.load(ctx, b, way, clear)
 			if err != nil {
 				return fmt.Errorf("%s: %w", way.name, err)
 			}
@@ -90,7 +96,7 @@ func (b *bench) databaseRow(ctx context.Context, r databaseRow, ways []*relay, c
 			if err != nil {
 				return err
 			}
-			s := sample{Count: max(int(rate*b.seconds.Seconds()), 1), Elapsed: b.seconds, CPU: after - before}
+			s.CPU = after - before
 			samples[way.name] = append(samples[way.name], s)
 		}
 	}
@@ -100,8 +106,10 @@ func (b *bench) databaseRow(ctx context.Context, r databaseRow, ways []*relay, c
 	}
 	for _, way := range ways {
 		all := samples[way.name]
-		fmt.Fprintf(b.out, "  %-10s %9.0f a second, %.2f× direct, CPU each %.1f µs\n", way.name, median(all, sample.rate), of(way.name), median(all, sample.each))
+		fmt.Fprintf(b.out, "  %-10s %9.0f a second, %.2f× direct, CPU each %.2f µs\n", way.name, median(all, sample.rate), of(way.name), median(all, sample.each))
 	}
+	reference := ways[1].name
+	fmt.Fprintf(b.out, "  CPU %.2f× %s's, throughput %.2f×\n", median(samples[nameOurs], sample.each)/median(samples[reference], sample.each), reference, of(nameOurs)/of(reference))
 	got := of(nameOurs)
 	b.verdict("throughput", fmt.Sprintf("%.2f× direct", got), fmt.Sprintf("≥ %.2f×", leastDirect), leastDirect/got)
 	return nil
@@ -136,18 +144,24 @@ func (b *bench) postgres(ctx context.Context, clear bool) ([]*relay, error) {
 	return b.inFrontOf(ctx, server, clear)
 }
 
-// distantPostgres is postgres with TLS behind a wire that takes its time, as between two
-// machines of one region: processors that no proxy needs are then idle, as they mostly are.
-func (b *bench) distantPostgres(ctx context.Context, clear bool) ([]*relay, error) {
-	ways, err := b.postgres(ctx, clear)
-	if err != nil {
-		return nil, err
+// ways sets up the ways to a database, the direct one first and its reference second.
+type ways = func(context.Context, bool) ([]*relay, error)
+
+// distant is near with what is in front of the server anew, behind a wire that takes its
+// time, as between two machines of one region: processors that no proxy needs are then
+// idle, as they mostly are.
+func (b *bench) distant(near ways, inFront func(context.Context, *child, bool) ([]*relay, error)) ways {
+	return func(ctx context.Context, clear bool) ([]*relay, error) {
+		ways, err := near(ctx, clear)
+		if err != nil {
+			return nil, err
+		}
+		far, err := b.start("wan", "-upstream", addr(ways[0].port))
+		if err != nil {
+			return nil, err
+		}
+		return inFront(ctx, far, clear)
 	}
-	far, err := b.start("wan", "-upstream", addr(ways[0].port))
-	if err != nil {
-		return nil, err
-	}
-	return b.inFrontOf(ctx, far, clear)
 }
 
 // inFrontOf returns the ways to a server.
@@ -294,14 +308,15 @@ func pgbenchCommand(ctx context.Context, way *relay, clear bool, args ...string)
 
 var pgbenchRate = regexp.MustCompile(`tps = ([0-9.]+)`)
 
-func pgbench(clients int) func(context.Context, *bench, *relay, bool) (float64, error) {
-	return func(ctx context.Context, b *bench, way *relay, clear bool) (float64, error) {
+func pgbench(clients int) databaseLoad {
+	return func(ctx context.Context, b *bench, way *relay, clear bool) (sample, error) {
 		out, err := pgbenchCommand(ctx, way, clear, "-S", "-n", "-j", "1", "-c", strconv.Itoa(clients), "-T", strings.TrimSuffix(seconds(b.seconds), "s")).CombinedOutput()
 		found := pgbenchRate.FindSubmatch(out)
 		if err != nil || found == nil {
-			return 0, fmt.Errorf("pgbench: %v: %s", err, out)
+			return sample{}, fmt.Errorf("pgbench: %v: %s", err, out)
 		}
-		return strconv.ParseFloat(string(found[1]), 64)
+		rate, err := strconv.ParseFloat(string(found[1]), 64)
+		return sample{Count: max(int(rate*b.seconds.Seconds()), 1), Elapsed: b.seconds}, err
 	}
 }
 
@@ -325,28 +340,76 @@ func (b *bench) redis(ctx context.Context, clear bool) ([]*relay, error) {
 	if err := awaitPort(ctx, port); err != nil {
 		return nil, err
 	}
-	ours, err := b.wire("redis", port, clear)
+	return b.inFrontOfRedis(ctx, server, clear)
+}
+
+func (b *bench) inFrontOfRedis(ctx context.Context, server *child, clear bool) ([]*relay, error) {
+	balancer, err := b.balancer(ctx, server.port, clear)
 	if err != nil {
 		return nil, err
 	}
-	return []*relay{{server, nameDirect, key}, ours}, nil
+	ours, err := b.wire("redis", server.port, clear)
+	if err != nil {
+		return nil, err
+	}
+	return []*relay{{server, nameDirect, key}, {balancer, nameBalancer, key}, ours}, nil
+}
+
+// balancer starts haproxy on one thread. It copies, and reads nothing.
+func (b *bench) balancer(ctx context.Context, upstream int, clear bool) (*child, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	bind, server := "", ""
+	if !clear {
+		both := filepath.Join(b.dir, "both.pem")
+		cert, err1 := os.ReadFile(filepath.Join(b.dir, "leaf.pem"))
+		private, err2 := os.ReadFile(filepath.Join(b.dir, "leaf.key"))
+		if err := errors.Join(err1, err2, os.WriteFile(both, append(cert, private...), 0o600)); err != nil {
+			return nil, err
+		}
+		bind, server = "ssl crt "+both, "ssl verify required verifyhost "+host+" ca-file "+filepath.Join(b.dir, "ca.pem")
+	}
+	conf := fmt.Sprintf(`global
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+listen redis
+  bind 127.0.0.1:%d %s
+  server redis 127.0.0.1:%d %s
+`, port, bind, upstream, server)
+	file := filepath.Join(b.dir, fmt.Sprintf("haproxy-%d.cfg", port))
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+		return nil, err
+	}
+	c := &child{port: port, cmd: exec.Command("haproxy", "-q", "-db", "-f", file)}
+	if err := b.launch(c); err != nil {
+		return nil, err
+	}
+	return c, awaitPort(ctx, port)
 }
 
 var redisRate = regexp.MustCompile(`"(?:GET|SET)","([0-9.]+)"`)
 
-// redisBenchmark runs as many requests as take about the time of a measurement.
-func redisBenchmark(command string) func(context.Context, *bench, *relay, bool) (float64, error) {
-	return func(ctx context.Context, b *bench, way *relay, clear bool) (float64, error) {
-		args := []string{"-h", "127.0.0.1", "-p", strconv.Itoa(way.port), "-a", way.token, "-t", command, "-P", "16", "-c", "50", "--csv",
-			"-n", strconv.Itoa(int(300_000 * b.seconds.Seconds()))}
+// redisBenchmark runs requests, so many each second of a measurement.
+func redisBenchmark(command string, clients, each int) databaseLoad {
+	return func(ctx context.Context, b *bench, way *relay, clear bool) (sample, error) {
+		count := int(float64(each) * b.seconds.Seconds())
+		args := []string{"-h", "127.0.0.1", "-p", strconv.Itoa(way.port), "-a", way.token, "-t", command, "-P", "16", "-c", strconv.Itoa(clients), "--csv",
+			"-n", strconv.Itoa(count)}
 		if !clear {
 			args = append(args, "--tls", "--insecure")
 		}
 		out, err := exec.CommandContext(ctx, "redis-benchmark", args...).CombinedOutput()
 		found := redisRate.FindSubmatch(out)
 		if err != nil || found == nil {
-			return 0, fmt.Errorf("redis-benchmark: %v: %s", err, out)
+			return sample{}, fmt.Errorf("redis-benchmark: %v: %s", err, out)
 		}
-		return strconv.ParseFloat(string(found[1]), 64)
+		rate, err := strconv.ParseFloat(string(found[1]), 64)
+		return sample{Count: count, Elapsed: time.Duration(float64(count) / rate * float64(time.Second))}, err
 	}
 }
