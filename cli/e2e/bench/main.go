@@ -25,7 +25,7 @@ import (
 // roles are the parts that this program plays in processes of its own.
 func roles() map[string]func(args []string) error {
 	return map[string]func([]string) error{
-		"proxy": proxyRole, "splice": spliceRole, "wan": wanRole, "origin": originRole, "connect": connectRole, "listen": listenRole,
+		"proxy": proxyRole, "splice": relaying("splice", splice), "wan": relaying("wan", wan), "origin": originRole, "connect": connectRole, "listen": listenRole,
 	}
 }
 

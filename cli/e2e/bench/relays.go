@@ -163,10 +163,13 @@ type oneName struct{}
 
 func (oneName) Name(netip.Addr) (api.Host, bool) { return host, true }
 
-// spliceRole copies bytes between two TCP connections in the kernel (splice(2),
-// which io.Copy uses): the least that any relay costs.
-func spliceRole(args []string) error {
-	set := flag.NewFlagSet("splice", flag.ContinueOnError)
+// relaying is a role that accepts connections, dials the upstream for each, and has between close both.
+func relaying(name string, between func(client, server *net.TCPConn)) func(args []string) error {
+	return func(args []string) error { return relayBetween(name, between, args) }
+}
+
+func relayBetween(name string, between func(client, server *net.TCPConn), args []string) error {
+	set := flag.NewFlagSet(name, flag.ContinueOnError)
 	upstream := set.String("upstream", "", "address of the upstream")
 	if err := set.Parse(args); err != nil {
 		return err
@@ -179,22 +182,26 @@ func spliceRole(args []string) error {
 	return untilTerm(func(ctx context.Context) error {
 		context.AfterFunc(ctx, func() { ln.Close() })
 		for {
-			conn, err := ln.Accept()
+			client, err := ln.Accept()
 			if err != nil {
 				return nil
 			}
-			go splice(conn.(*net.TCPConn), *upstream)
+			go func() {
+				server, err := net.Dial("tcp", *upstream)
+				if err != nil {
+					client.Close()
+					return
+				}
+				between(client.(*net.TCPConn), server.(*net.TCPConn))
+			}()
 		}
 	})
 }
 
-func splice(client *net.TCPConn, upstream string) {
+// splice copies bytes between two TCP connections in the kernel (splice(2), which io.Copy uses): the least that any
+// relay costs.
+func splice(client, server *net.TCPConn) {
 	defer client.Close()
-	conn, err := net.Dial("tcp", upstream)
-	if err != nil {
-		return
-	}
-	server := conn.(*net.TCPConn)
 	defer server.Close()
 	done := make(chan struct{})
 	go func() {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"flag"
 	"net"
 	"time"
 
@@ -13,34 +11,10 @@ import (
 // timers add about a twentieth of a millisecond.
 const wanDelay = 200 * time.Microsecond
 
-// wanRole relays connections with a delay, as a network does.
-func wanRole(args []string) error {
-	set := flag.NewFlagSet("wan", flag.ContinueOnError)
-	upstream := set.String("upstream", "", "address of the upstream")
-	if err := set.Parse(args); err != nil {
-		return err
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	ready(ln)
-	return untilTerm(func(ctx context.Context) error {
-		context.AfterFunc(ctx, func() { ln.Close() })
-		for {
-			client, err := ln.Accept()
-			if err != nil {
-				return nil
-			}
-			server, err := net.Dial("tcp", *upstream)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			go carry(server, client)
-			go carry(client, server)
-		}
-	})
+// wan relays a connection with a delay, as a network does.
+func wan(client, server *net.TCPConn) {
+	go carry(server, client)
+	carry(client, server)
 }
 
 // parcel is what was read at once.
