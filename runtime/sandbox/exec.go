@@ -84,9 +84,14 @@ func (e *entered) run(ctx context.Context, cfg *Config, dir string) (Result, err
 		return Result{}, err
 	}
 	st.control(inside{e.world, e.gv, e.id}.job(func() string { return e.pid(pidFile) }))
-	stop := context.AfterFunc(ctx, func() { e.kill(p, pidFile) })
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		e.kill(p, pidFile)
+	})
 	exit, err := p.Wait()
 	if !stop() {
+		<-killed // it needs the world, which is closed next
 		return Result{codeCancelled, ReasonCancelled, "cancelled"}, nil
 	}
 	if err != nil {

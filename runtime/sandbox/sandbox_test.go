@@ -314,6 +314,13 @@ func TestEnd(t *testing.T) {
 		if err != nil || res.Code != 127 {
 			t.Errorf("exec of nothing: got %+v, %v", res, err)
 		}
+		ctx, cancel := context.WithCancel(t.Context())
+		res, err = sandbox.Exec(ctx, cfg.State, s.ID(), sandbox.ExecConfig{
+			Binary: cfg.Binary, Command: []string{"sh", "-c", "echo; sleep 60"}, Stdout: writerFunc(func([]byte) { cancel() }),
+		})
+		if err != nil || res.Reason != sandbox.ReasonCancelled {
+			t.Errorf("exec that was cancelled: got %+v, %v", res, err)
+		}
 		if err := s.Signal(syscall.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}
