@@ -224,7 +224,7 @@ func TestCommandVector(t *testing.T) {
 }
 
 func TestUnits(t *testing.T) {
-	for in, want := range map[string]int64{"1048576": 1 << 20, "512M": 512 << 20, "1.5g": 3 << 29, "2GiB": 2 << 30, "64MB": 64 << 20, "": 0, "1": 0, "-5M": 0, "0x1p30": 0, "nan": 0, "inf": 0, "M": 0, "1e9G": 0} {
+	for in, want := range map[string]int64{"16777216": 16 << 20, "16777215": 0, "512M": 512 << 20, "1.5g": 3 << 29, "2GiB": 2 << 30, "64MB": 64 << 20, "": 0, "1": 0, "-5M": 0, "0x1p30": 0, "nan": 0, "inf": 0, "M": 0, "1e9G": 0} {
 		if got, err := ParseSize(in); got != want || (err == nil) != (want > 0) {
 			t.Errorf("ParseSize(%q) = %d, %v; want %d", in, got, err, want)
 		}

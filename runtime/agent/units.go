@@ -32,7 +32,8 @@ func CheckMode(mode string) error {
 	return fmt.Errorf("network %q: give none, bound or public", mode)
 }
 
-// ParseSize reads a number of bytes: 1073741824, 512M, 1.5G, 2GiB (powers of 1024), at least 1 MiB.
+// ParseSize reads a number of bytes: 1073741824, 512M, 1.5G, 2GiB (powers of 1024), at least 16 MiB:
+// gVisor alone takes more.
 func ParseSize(s string) (int64, error) {
 	word := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s), "B"), "I")
 	shift := 0
@@ -46,8 +47,8 @@ func ParseSize(s string) (int64, error) {
 		return 0, fmt.Errorf("size %q: give bytes or a number with K, M, G or T", s)
 	}
 	f *= float64(int64(1) << shift)
-	if f < 1<<20 || f > 1<<50 {
-		return 0, fmt.Errorf("size %q: give 1M to 1024T", s)
+	if f < 16<<20 || f > 1<<50 {
+		return 0, fmt.Errorf("size %q: give 16M to 1024T", s)
 	}
 	return int64(f), nil
 }

@@ -51,8 +51,8 @@ type Config struct {
 	Rootfs    string   // directory to use as root file system; "" is the host's tools, read-only
 
 	Terminal *Terminal // the agent's streams are a terminal; nil is pipes
-	Stdin    io.Reader // nil is empty
-	Stdout   io.Writer // nil is discarded
+	Stdin    io.Reader // nil is empty. A Read may be left waiting when the run has ended: close what it reads from
+	Stdout   io.Writer // nil is discarded; it gets what comes as it comes, and an error of it closes the agent's end
 	Stderr   io.Writer // nil is discarded; not used with Terminal
 	Logs     bool      // keep copies of both in the run's directory, and the directory after the run
 
@@ -119,6 +119,10 @@ type Granted struct {
 	Bind func(name string, b api.Binding) error
 }
 
+// minMemory is the least limit, in bytes. With less not even the self-test's helper starts (a run of 'true' takes some 20
+// MiB, 2026-11-24), and on cgroup v1 the supervisor's own thread, which goes in to fork, is stuck in a few bytes.
+const minMemory = 16 << 20
+
 // errConfig marks a configuration that no sandbox can be started from.
 var errConfig = errors.New("invalid configuration")
 
@@ -138,6 +142,9 @@ func (c *Config) complete() error {
 	}
 	if len(c.Command) == 0 {
 		return fmt.Errorf("%w: no command", errConfig)
+	}
+	if m := c.Limits.Memory; m != 0 && m < minMemory {
+		return fmt.Errorf("%w: limit memory to %d bytes: give %d or more, or 0 for none", errConfig, m, minMemory)
 	}
 	if err := api.CheckAgent(c.Agent); err != nil {
 		return fmt.Errorf("%w: %w", errConfig, err)

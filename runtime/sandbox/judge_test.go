@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/superserve/superserve/runtime/cgroup"
 	"github.com/superserve/superserve/runtime/runsc"
 )
 
@@ -38,5 +39,14 @@ func TestJudge(t *testing.T) {
 				t.Errorf("got %+v, %v", r, err)
 			}
 		})
+	}
+}
+
+func TestLimitInWhichNothingStarts(t *testing.T) {
+	for memory, ok := range map[int64]bool{0: true, 1: false, -1: false, minMemory - 1: false, minMemory: true} {
+		cfg := Config{Command: []string{"true"}, State: t.TempDir(), Binary: "/bin/true", Limits: cgroup.Limits{Memory: memory}}
+		if err := cfg.complete(); (err == nil) != ok || !ok && !errors.Is(err, errConfig) {
+			t.Errorf("%d bytes of memory: got %v", memory, err)
+		}
 	}
 }

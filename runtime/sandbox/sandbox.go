@@ -86,7 +86,8 @@ type Sandbox struct {
 }
 
 // Run starts a sandbox and waits for its end. When ctx ends the sandbox is killed, and Run returns once nothing of it
-// runs any more. An error means that the agent was not started, or that the sandbox failed under it (Result.Code 125).
+// runs any more: with ctx's error if the agent had not begun, else with ReasonCancelled. An error means that the agent
+// was not started, or that the sandbox failed under it (Result.Code 125).
 func Run(ctx context.Context, cfg Config) (Result, error) {
 	s, err := Start(ctx, cfg)
 	if err != nil {
