@@ -24,7 +24,7 @@ import (
 	"github.com/superserve/superserve/secretd/private"
 )
 
-// maxLine is the longest line that is read back, in bytes.
+// maxLine is the longest line that is written and read back, in bytes.
 const maxLine = 64 << 10
 
 // syncPause is how long a record that need not be durable at once may wait for the
@@ -156,8 +156,11 @@ func encode(e Event, key, before []byte) (line, chain []byte, err error) {
 	}
 	chain = link(key, before, body)
 	line = append(body[:len(body)-1], `,"chain":"`...)
-	line = hex.AppendEncode(line, chain)
-	return append(line, "\"}\n"...), chain, nil
+	line = append(hex.AppendEncode(line, chain), "\"}\n"...)
+	if len(line) > maxLine {
+		return nil, nil, fmt.Errorf("record %s: the line would have %d bytes, more than %d", e.Verb, len(line), maxLine)
+	}
+	return line, chain, nil
 }
 
 func link(key, before, body []byte) []byte {

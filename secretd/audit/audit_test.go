@@ -113,3 +113,28 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// TestLinesThatAreTooLong records nothing that could not be read back.
+func TestLinesThatAreTooLong(t *testing.T) {
+	path, key := filepath.Join(t.TempDir(), "audit.log"), []byte("key")
+	l, err := Open(path, key, Mark{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := maxLine - 400; n < maxLine+400; n++ {
+		_ = l.Record(Event{Verb: "resolve", Host: strings.Repeat("x", n)}, false)
+	}
+	if err := l.Record(Event{Verb: "resolve", Host: strings.Repeat("\x01", 16<<10)}, false); err == nil {
+		t.Error("took a line of 96 KiB")
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = Open(path, key, Mark{}); err != nil {
+		t.Fatal(err)
+	}
+	if l.seq < 100 {
+		t.Errorf("only %d lines", l.seq)
+	}
+	l.Close()
+}

@@ -13,6 +13,9 @@ import (
 // service account.
 const maxField = 16 << 10
 
+// maxAddr and maxArg are the longest address and argument of a use, in bytes.
+const maxAddr, maxArg = 64, 1 << 10
+
 // appendRequest encodes a request: u16 port, then five strings, each a u16 length
 // and its bytes. A string that is too long is cut to nothing, which no grant has.
 func appendRequest(dst []byte, r api.ResolveRequest) []byte {
@@ -28,7 +31,8 @@ func appendRequest(dst []byte, r api.ResolveRequest) []byte {
 }
 
 // parseRequest decodes what appendRequest made and checks that host and use are
-// canonical: the keeper compares them byte for byte.
+// canonical: the keeper compares them byte for byte. What it asks for is written into a
+// log, so none of it may be longer than such things are.
 func parseRequest(p []byte) (api.ResolveRequest, error) {
 	if len(p) < 2 {
 		return api.ResolveRequest{}, fmt.Errorf("request: %w", errProtocol)
@@ -54,6 +58,9 @@ func parseRequest(p []byte) (api.ResolveRequest, error) {
 
 func canonical(r api.ResolveRequest, fields [5]string) (api.ResolveRequest, error) {
 	r.Placeholder, r.Addr = fields[0], fields[2]
+	if len(r.Addr) > maxAddr || len(fields[4]) > maxArg {
+		return api.ResolveRequest{}, fmt.Errorf("request: %w", errProtocol)
+	}
 	if err := r.Host.UnmarshalText([]byte(fields[1])); err != nil || string(r.Host) != fields[1] {
 		return api.ResolveRequest{}, fmt.Errorf("request: host: %w", errProtocol)
 	}
