@@ -19,7 +19,7 @@ import (
 // sealed; that nobody set it back is the ledger's to notice, as with every record.
 const spentPrefix = "spent/"
 
-// accountTries is how often an amount is stored while other hosts charge the same account.
+// accountTries is how often a change of an account is stored while other hosts charge the same account.
 const accountTries = 8
 
 // accounts are those of the secrets that were charged since the daemon began.
@@ -62,15 +62,7 @@ func (d *Daemon) charge(ctx context.Context, g *grant, e *granted, c api.Charge)
 		}
 		return v, nil
 	}
-	a.Add(g.Run, c.Spend, now)
-	err = d.storeAccount(ctx, key, a)
-	for try := 1; try < accountTries && errors.Is(err, store.ErrConflict); try++ {
-		// Another secretd on a shared store has charged, and the account was read anew.
-		if a, err = d.openAccount(ctx, key); err == nil {
-			a.Add(g.Run, c.Spend, now)
-			err = d.storeAccount(ctx, key, a)
-		}
-	}
+	err = d.changeAccount(ctx, key, func(a *openAccount) { a.Add(g.Run, c.Spend, now) })
 	if err != nil {
 		d.log.Error("cannot store what was used", zap.String("secret", e.Name), zap.Error(err))
 		return api.Verdict{}, fmt.Errorf("%w: %w", api.ErrUnavailable, err)
@@ -100,6 +92,21 @@ func (d *Daemon) openAccount(ctx context.Context, key string) (*openAccount, err
 	}
 	d.accounts.open[key] = a
 	return a, nil
+}
+
+// changeAccount changes an account and stores it, again where another secretd on a shared
+// store came between.
+func (d *Daemon) changeAccount(ctx context.Context, key string, change func(*openAccount)) error {
+	for try := 1; ; try++ {
+		a, err := d.openAccount(ctx, key)
+		if err != nil {
+			return err
+		}
+		change(a)
+		if err = d.storeAccount(ctx, key, a); try == accountTries || !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
 }
 
 // storeAccount writes an account. One that somebody else has written meanwhile, as
@@ -139,11 +146,10 @@ func (d *Daemon) endAccounts(g *grant) {
 			continue
 		}
 		_, counted := a.Runs[g.Run]
-		a.End(g.Run)
 		if !counted && !a.unstored {
 			continue
 		}
-		if err := d.storeAccount(context.Background(), key, a); err != nil {
+		if err := d.changeAccount(context.Background(), key, func(a *openAccount) { a.End(g.Run) }); err != nil {
 			d.log.Error("cannot store what was used", zap.String("secret", e.Name), zap.Error(err))
 		}
 	}
