@@ -56,4 +56,4 @@ lint: vet ## vet, and formatting
 vet: ## the compiler's second opinion
 	go vet ./... && go vet -tags e2e ./cli/e2e/
 clean: ## remove what was built
-	rm -rf bin cli/e2e/testdata/*/node_modules cli/e2e/testdata/*/bin
+	rm -rf bin cli/e2e/testdata/*/node_modules cli/e2e/testdata/*/bin secretd/bao/vaulttest/testdata/server/bin
