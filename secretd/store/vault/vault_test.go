@@ -2,7 +2,6 @@ package vault_test
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/superserve/superserve/secretd/bao"
 	"github.com/superserve/superserve/secretd/store"
-	"github.com/superserve/superserve/secretd/store/storetest"
 	"github.com/superserve/superserve/secretd/store/vault"
 )
 
@@ -135,20 +133,6 @@ func open(t testing.TB, c vault.Config) *vault.Store {
 		t.Fatal(err)
 	}
 	return s
-}
-
-func TestConformance(t *testing.T) {
-	_, c := served(t)
-	storetest.Run(t, func(t testing.TB) store.Store {
-		c := c
-		c.Prefix = "superserve/" + rand.Text()
-		return open(t, c)
-	})
-}
-
-func TestTwoHosts(t *testing.T) {
-	e, c := served(t)
-	twoHosts(t, c, e.contents)
 }
 
 func twoHosts(t *testing.T, c vault.Config, contents func() int) {
