@@ -15,7 +15,7 @@ type encoder func(dst, b []byte) []byte
 func encoders() []encoder {
 	return []encoder{
 		raw, hex.AppendEncode, hexUpper, hexSpaced,
-		percentUpper, percentLower, percentSlash, percentComponent, percentPath, percentUser, percentPlus, percentTwice,
+		percentUpper, percentLower, percentSlash, percentComponent, percentPath, percentUser, percentSegment, percentPlus, percentTwice,
 		jsonPlain, jsonSlash, jsonGo, jsonUpper, jsonNet, jsonTwice, jsonGoTwice,
 		htmlPlain, htmlString, htmlGo, htmlPython, htmlMustache,
 	}
@@ -73,6 +73,9 @@ func percentSlash(dst, b []byte) []byte     { return appendPercent(dst, b, "/", 
 func percentComponent(dst, b []byte) []byte { return appendPercent(dst, b, "!*'()", upperDigits) }
 func percentPath(dst, b []byte) []byte      { return appendPercent(dst, b, "$&+=:@", upperDigits) }
 func percentUser(dst, b []byte) []byte      { return appendPercent(dst, b, "$&+,;=", upperDigits) }
+
+// percentSegment leaves all that RFC 3986 §3.3 lets stand in a path, as package swap writes keys there.
+func percentSegment(dst, b []byte) []byte { return appendPercent(dst, b, "!$&'()*+,;=:@", upperDigits) }
 
 func percentPlus(dst, b []byte) []byte {
 	at := len(dst)

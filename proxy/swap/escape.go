@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"bytes"
 	"unicode/utf8"
 )
 
@@ -44,14 +45,18 @@ func appendSegment(dst, value []byte) []byte {
 	return dst
 }
 
-// appendJSON writes the inside of a JSON string (RFC 8259 §7). The value is UTF-8.
+// appendJSON writes the inside of a JSON string (RFC 8259 §7) as most encoders do, so that
+// redact finds it where a server quotes it. The value is UTF-8.
 func appendJSON(dst, value []byte) []byte {
 	for _, c := range value {
+		short := bytes.IndexByte([]byte("\b\f\n\r\t"), c)
 		switch {
+		case short >= 0:
+			dst = append(dst, '\\', "bfnrt"[short])
 		case c == '"' || c == '\\':
 			dst = append(dst, '\\', c)
 		case c < ' ':
-			dst = append(dst, '\\', 'u', '0', '0', upperHex[c>>4], upperHex[c&15])
+			dst = append(dst, '\\', 'u', '0', '0', '0'+c>>4, "0123456789abcdef"[c&15])
 		default:
 			dst = append(dst, c)
 		}

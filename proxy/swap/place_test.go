@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/superserve/superserve/proxy/redact"
 	"github.com/superserve/superserve/secretd/api"
 )
 
@@ -166,9 +167,9 @@ func TestBodies(t *testing.T) {
 		{"refuses an own form field", urlForm, "client_secret=mine", ReasonForeign},
 		{"refuses two form fields", urlForm, "client_secret=" + client + "&client_secret=x", ReasonForeign},
 		{"refuses the whole form when one secret is revoked", urlForm, "client_secret=" + client + "&other=" + gone, ReasonRevoked},
-		{"swaps a member", js, `{"a":[1,{}],"client_secret" : "` + client + `","b":null}`, `{"a":[1,{}],"client_secret" : "GOCSPX-REAL\"\u000A","b":null}`},
-		{"swaps an escaped member", js, `{"client\u005fsecret":"\u0047` + client[1:] + `"}`, `{"client\u005fsecret":"GOCSPX-REAL\"\u000A"}`},
-		{"swaps a member of a member", js, `{"auth":{"x":1,"token":"` + client + `"}}`, `{"auth":{"x":1,"token":"GOCSPX-REAL\"\u000A"}}`},
+		{"swaps a member", js, `{"a":[1,{}],"client_secret" : "` + client + `","b":null}`, `{"a":[1,{}],"client_secret" : "GOCSPX-REAL\"\n","b":null}`},
+		{"swaps an escaped member", js, `{"client\u005fsecret":"\u0047` + client[1:] + `"}`, `{"client\u005fsecret":"GOCSPX-REAL\"\n"}`},
+		{"swaps a member of a member", js, `{"auth":{"x":1,"token":"` + client + `"}}`, `{"auth":{"x":1,"token":"GOCSPX-REAL\"\n"}}`},
 		{"leaves a prompt", js, `{"messages":[{"client_secret":"` + client + `"}],"x":{"client_secret":"` + client + `"}}`, ""},
 		{"leaves a name with a dot", js, `{"auth.token":"` + client + `"}`, ""},
 		{"leaves what is no JSON", js, `{"client_secret":"` + client + `"`, ""},
@@ -301,4 +302,26 @@ func FuzzForms(f *testing.F) {
 		}
 		t.Fatalf("%q became %q", body, got)
 	})
+}
+
+// TestWhatIsWrittenIsFound has an upstream quote a request as it came.
+func TestWhatIsWrittenIsFound(t *testing.T) {
+	key := "-----BEGIN\n"
+	for c := byte(' '); c < 0x7f; c++ {
+		key += string(c)
+	}
+	key += "\t\x01\x1f\x7fü€-----END\r\n"
+	s := redact.New([]redact.Pair{{Secret: func() []byte { return []byte(key) }, Placeholder: "mARKeR01"}})
+	for name, write := range map[string]writer{"a parameter": appendPercent, "a segment": appendSegment, "JSON": appendJSON} {
+		text := write(nil, []byte(key))
+		var quoted bytes.Buffer
+		e := json.NewEncoder(&quoted)
+		e.SetEscapeHTML(false)
+		e.Encode(string(text))
+		for how, p := range map[string][]byte{"itself": text, "in JSON": quoted.Bytes()} {
+			if got := s.Value(p); bytes.Contains(got, []byte("GHIJ")) {
+				t.Errorf("%s, %s: got %q", name, how, got)
+			}
+		}
+	}
 }
