@@ -250,23 +250,31 @@ func TestEnd(t *testing.T) {
 			t.Errorf("got %+v, %q", res, out)
 		}
 	})
-	t.Run("it ends when the proxy dies", func(t *testing.T) {
-		cfg := config(t, "echo ready; exec cat")
-		r, w, _ := os.Pipe()
-		defer w.Close()
-		defer r.Close()
-		ready := make(chan struct{}, 1)
-		cfg.Stdin, cfg.Stdout = r, writerFunc(func([]byte) { ready <- struct{}{} })
-		s, err := sandbox.Start(t.Context(), cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		<-ready
-		kill(t, children(t, os.Getpid(), "superserve\x00proxy")[0])
-		if res, err := s.Wait(t.Context()); err == nil || res.Code != 125 || res.Reason != sandbox.ReasonProxy {
-			t.Errorf("got %+v, %v", res, err)
-		}
-	})
+	for _, tt := range []struct {
+		name, args string
+		reason     sandbox.Reason
+	}{
+		{"the proxy", "superserve\x00proxy", sandbox.ReasonProxy},
+		{"gVisor", "runsc\x00", sandbox.ReasonSandbox},
+	} {
+		t.Run("it ends when "+tt.name+" dies", func(t *testing.T) {
+			cfg := config(t, "echo ready; exec cat")
+			r, w, _ := os.Pipe()
+			defer w.Close()
+			defer r.Close()
+			ready := make(chan struct{}, 1)
+			cfg.Stdin, cfg.Stdout = r, writerFunc(func([]byte) { ready <- struct{}{} })
+			s, err := sandbox.Start(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-ready
+			kill(t, children(t, os.Getpid(), tt.args)[0])
+			if res, err := s.Wait(t.Context()); err == nil || res.Code != 125 || res.Reason != tt.reason {
+				t.Errorf("got %+v, %v", res, err)
+			}
+		})
+	}
 	t.Run("it does not start with an ended context", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -274,23 +282,6 @@ func TestEnd(t *testing.T) {
 		if s, err := sandbox.Start(ctx, cfg); err == nil {
 			s.Close()
 			t.Error("it started")
-		}
-	})
-	t.Run("it ends when gVisor dies", func(t *testing.T) {
-		cfg := config(t, "echo ready; exec cat")
-		r, w, _ := os.Pipe()
-		defer w.Close()
-		defer r.Close()
-		ready := make(chan struct{}, 1)
-		cfg.Stdin, cfg.Stdout = r, writerFunc(func([]byte) { ready <- struct{}{} })
-		s, err := sandbox.Start(t.Context(), cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		<-ready
-		kill(t, children(t, os.Getpid(), "runsc\x00")[0])
-		if res, err := s.Wait(t.Context()); err == nil || res.Code != 125 || res.Reason != sandbox.ReasonSandbox {
-			t.Errorf("got %+v, %v", res, err)
 		}
 	})
 	t.Run("it passes signals and takes further processes", func(t *testing.T) {
