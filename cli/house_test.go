@@ -125,7 +125,12 @@ func TestClaimsNameTests(t *testing.T) {
 	if len(claims) < 10 {
 		t.Fatalf("found %d claims in THREAT_MODEL.md", len(claims))
 	}
+	seen := map[string]bool{}
 	for _, claim := range claims {
+		if seen[claim[1]] {
+			t.Errorf("there are two claims %s", claim[1])
+		}
+		seen[claim[1]] = true
 		named := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`).FindAllString(claim[0], -1)
 		if len(named) == 0 {
 			t.Errorf("claim %s names no test", claim[1])
