@@ -47,10 +47,11 @@ func (sh *shell) deploy(ctx context.Context, dir, name string, yes bool) error {
 		return err
 	}
 	old, shared, err := sh.sharedAgent(ctx, m.Name)
-	if err != nil {
+	damaged := errors.Is(err, api.ErrDamaged) // to deploy again is the way out
+	if err != nil && !damaged {
 		return err
 	}
-	exists := old != nil
+	exists := old != nil || damaged
 	if !shared {
 		_, err := registry.Get(m.Name)
 		exists = err == nil

@@ -32,7 +32,7 @@ var hints = []advice{
 	{errUnconfirmed, "start secretd again, with its --store"},
 	{errNoFleet, "deploy on that host itself"},
 	{errHostFiles, "give it yourself: --mount SRC:DST or --rootfs DIR"},
-	{api.ErrDamaged, "deploy the agent again; secretd's log says more, and refuses to start while more is damaged"},
+	{api.ErrDamaged, "find out who writes in the store, then deploy the agent again; secretd's next start says what else was changed"},
 	{errShort, "take it all the same with --allow-short"},
 	{api.ErrVersion, "stop the running secretd and try again: superserve starts the one it came with"},
 	{api.ErrDenied, "run it with sudo, or join the group superserve"},

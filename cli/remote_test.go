@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/superserve/superserve/secretd/secretdtest"
+	"github.com/superserve/superserve/secretd/store"
+	"github.com/superserve/superserve/secretd/store/etcd"
 )
 
 // TestServer has one superserve keep its secrets with the secretd of another host.
@@ -82,7 +84,8 @@ func TestServerDeploys(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(state) })
-	address := serveRemotely(t, buildSecretd(t), "--state", state, "--socket", filepath.Join(state, "run", "secretd.sock"), "--store", "etcd+http://"+startEtcd(t)+"/superserve",
+	etcdAt := startEtcd(t)
+	address := serveRemotely(t, buildSecretd(t), "--state", state, "--socket", filepath.Join(state, "run", "secretd.sock"), "--store", "etcd+http://"+etcdAt+"/superserve",
 		"--listen", "127.0.0.1:0", "--cert", cert, "--cert-key", key, "--client-ca", a.File, "--admin", "alice")
 	alice := []string{"--server", "https://" + strings.Replace(address, "127.0.0.1", "localhost", 1), "--server-ca", a.File, "--cert", mine, "--cert-key", myKey}
 
@@ -93,21 +96,28 @@ func TestServerDeploys(t *testing.T) {
 	}
 	here := t.TempDir()
 	for _, tt := range []struct {
-		args  []string
-		state string
-		code  int
-		want  string
+		args   []string
+		state  string
+		code   int
+		want   string
+		before func()
 	}{
-		{append(alice, "deploy", project), here, 0, "superserve secrets set my-agent MY_KEY=..."},
-		{append(alice, "deploy", project, "-y"), here, 0, "Deployed 'my-agent' for all hosts"},
-		{append(alice, "agents", "list"), here, 0, "alice:" + project},
-		{append(alice, "agents", "get", "my-agent"), here, 0, "[MY_KEY]"},
-		{append(alice, "agents", "get", "my-agnet"), here, 1, "did you mean 'my-agent'?"},
-		{[]string{"agents", "get", "my-agent"}, state, 0, "alice:" + project}, // on a host of the store
-		{append(alice, "agents", "delete", "my-agent", "-y"), here, 0, "Deleted"},
-		{append(alice, "agents", "delete", "my-agent", "-y"), here, 1, "unknown agent"},
-		{[]string{"agents", "get", "my-agent"}, state, 1, "unknown agent"},
+		{append(alice, "deploy", project), here, 0, "superserve secrets set my-agent MY_KEY=...", nil},
+		{append(alice, "deploy", project, "-y"), here, 0, "Deployed 'my-agent' for all hosts", nil},
+		{append(alice, "agents", "list"), here, 0, "alice:" + project, nil},
+		{append(alice, "agents", "get", "my-agent"), here, 0, "[MY_KEY]", nil},
+		{append(alice, "agents", "get", "my-agnet"), here, 1, "did you mean 'my-agent'?", nil},
+		{[]string{"agents", "get", "my-agent"}, state, 0, "alice:" + project, nil}, // on a host of the store
+		{[]string{"agents", "get", "my-agent"}, state, 1, "the store's copy cannot be trusted: version was changed outside", func() { renumber(t, etcdAt) }},
+		{append(alice, "deploy", project, "-y"), here, 0, "Deployed 'my-agent' for all hosts", nil}, // the way out
+		{[]string{"agents", "get", "my-agent"}, state, 0, "alice:" + project, nil},
+		{append(alice, "agents", "delete", "my-agent", "-y"), here, 0, "Deleted", nil},
+		{append(alice, "agents", "delete", "my-agent", "-y"), here, 1, "unknown agent", nil},
+		{[]string{"agents", "get", "my-agent"}, state, 1, "unknown agent", nil},
 	} {
+		if tt.before != nil {
+			tt.before()
+		}
 		var said bytes.Buffer
 		sh := &shell{in: os.Stdin, out: &said, err: &said, noColor: true}
 		if code := sh.execute(context.Background(), append([]string{"--state", tt.state}, tt.args...)); code != tt.code || !strings.Contains(said.String(), tt.want) {
@@ -116,6 +126,24 @@ func TestServerDeploys(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(here); len(left) > 0 {
 		t.Errorf("left on the host of who deploys: %v", left)
+	}
+}
+
+// renumber changes the version of an agent's record, as somebody can who has the store and not its key.
+func renumber(t *testing.T, address string) {
+	t.Helper()
+	s, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{"http://" + address}, Prefix: "/superserve"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := s.Get(t.Context(), "agent/my-agent")
+	if err == nil {
+		r.Value = bytes.Replace(r.Value, []byte(`"version":2`), []byte(`"version":7`), 1)
+		err = s.Apply(t.Context(), []store.Change{{Key: r.Key, Value: r.Value, Base: r.Revision}})
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

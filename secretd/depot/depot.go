@@ -146,7 +146,7 @@ func (d *Depot) load(ctx context.Context, name string) (state, error) {
 	}
 	s, err := d.unseal(r)
 	if err != nil {
-		return state{}, err
+		return s, err
 	}
 	return s, d.notBelow(ctx, name, s.version)
 }
@@ -305,11 +305,14 @@ func (d *Depot) List(ctx context.Context) ([]api.Agent, error) {
 	return all, nil
 }
 
-// Delete takes an agent away. record is called before that is done, and can refuse it. The error wraps api.ErrNotFound.
+// Delete takes an agent away, one that cannot be trusted too. record is called before that is done, and can refuse it. The error wraps api.ErrNotFound.
 func (d *Depot) Delete(ctx context.Context, name string, record func(digest string) error) error {
 	recorded := false
 	return d.retry(func() error {
 		s, err := d.live(ctx, name)
+		if errors.Is(err, api.ErrDamaged) {
+			s, err = d.below(ctx, name)
+		}
 		if err != nil {
 			return err
 		}

@@ -278,13 +278,25 @@ func TestEveryChangeOfTheRecordIsNoticed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	put("my-agent", flip(now, len(now)/2))
+	if a := deploy(t, d, "my-agent", content, what); a.Version != 3 {
+		t.Errorf("what is damaged was replaced by version %d, want 3", a.Version)
+	}
+	put("my-agent", flip(now, len(now)/2))
+	if err := d.Delete(t.Context(), "my-agent", unrecorded); err != nil {
+		t.Error(err)
+	}
+	if a := deploy(t, d, "my-agent", content, what); a.Version != 5 {
+		t.Errorf("what was deleted was replaced by version %d, want 5", a.Version)
+	}
+	now = get("my-agent").Value
 	rec := get("my-agent")
 	r.records.Apply(t.Context(), []store.Change{{Key: rec.Key, Delete: true, Base: rec.Revision}})
 	if _, err := d.Get(t.Context(), "my-agent"); !errors.Is(err, api.ErrDamaged) {
 		t.Errorf("taken away from outside: %v", err)
 	}
-	if a := deploy(t, d, "my-agent", content, what); a.Version != 3 {
-		t.Errorf("deployed again as version %d, want 3", a.Version)
+	if a := deploy(t, d, "my-agent", content, what); a.Version != 6 {
+		t.Errorf("deployed again as version %d, want 6", a.Version)
 	}
 	if err := d.Delete(t.Context(), "my-agent", unrecorded); err != nil {
 		t.Fatal(err)
