@@ -52,6 +52,7 @@ type window struct {
 	buf  []byte
 	r, w int
 	wide bool // the last read filled the buffer
+	lent int  // the size of the buffer before it was lent
 }
 
 func (b *window) bytes() []byte { return b.buf[b.r:b.w] }
@@ -67,11 +68,7 @@ func (b *window) consume(n int) {
 // beyond that fill returns errBufferFull.
 func (b *window) fill(most int) error {
 	if b.buf == nil {
-		size := smallBuffer
-		if b.wide {
-			size = recordBuffer
-		}
-		b.buf = takeBuffer(size)
+		b.buf = takeBuffer(max(smallBuffer, b.lent))
 	}
 	if b.w == len(b.buf) || b.empty() && b.wide && len(b.buf) < recordBuffer {
 		if err := b.grow(most); err != nil {
@@ -110,7 +107,7 @@ func (b *window) grow(most int) error {
 
 // rest gives a large buffer back when nothing is in it.
 func (b *window) rest() {
-	if b.empty() && len(b.buf) > smallBuffer {
+	if b.empty() && max(len(b.buf), b.lent) > smallBuffer {
 		b.release()
 	}
 }
@@ -118,16 +115,16 @@ func (b *window) rest() {
 // lend gives a buffer back that nothing is in, for the time of a write that may take
 // for ever; the next fill takes one as large.
 func (b *window) lend() {
-	if b.empty() {
+	if b.buf != nil && b.empty() {
 		giveBuffer(b.buf)
-		b.buf, b.r, b.w = nil, 0, 0
+		b.buf, b.r, b.w, b.lent = nil, 0, 0, len(b.buf)
 	}
 }
 
 // release gives the buffer back, with what is in it.
 func (b *window) release() {
 	giveBuffer(b.buf)
-	b.buf, b.r, b.w, b.wide = nil, 0, 0, false
+	b.buf, b.r, b.w, b.wide, b.lent = nil, 0, 0, false, 0
 }
 
 // texts are the buffers that one exchange writes from. They are pooled, so that
