@@ -1,6 +1,7 @@
 package login_test
 
 import (
+	"bufio"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -186,6 +187,48 @@ func TestCutWhileAKeyIsAskedFor(t *testing.T) {
 			}
 			if text := <-said; text != "" {
 				t.Errorf("the server got %q", text)
+			}
+		})
+	}
+}
+
+// TestPolicyEndsWhatIsRelayed has the policy change while sessions are relayed.
+func TestPolicyEndsWhatIsRelayed(t *testing.T) {
+	logintest.Need(t, "psql", "redis-cli")
+	commands := map[string]struct {
+		options int // arguments that are no statement
+		say     string
+	}{"postgres": {-2, "SELECT 'PON' || 'G';\n"}, "redis": {-1, "PING\n"}}
+	for _, w := range wires() {
+		c, ok := commands[w.name]
+		if !ok {
+			continue
+		}
+		t.Run("it ends a session of "+w.name, func(t *testing.T) {
+			upstream, cfg := w.upstream(t)
+			rig, password := w.rig(t, upstream, cfg)
+			cmd := w.client(rig, password, "SELECT")
+			cmd.Args = cmd.Args[:len(cmd.Args)+c.options]
+			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "LC_ALL=C.UTF-8")
+			in, _ := cmd.StdinPipe()
+			out, _ := cmd.StdoutPipe()
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer cmd.Wait() //nolint:errcheck // it ends as it likes
+			defer in.Close()
+			read := bufio.NewReader(out)
+			_, _ = io.WriteString(in, c.say)
+			if line, err := read.ReadString('\n'); line != "PONG\n" {
+				t.Fatalf("the client said %q, %v", line, err)
+			}
+			if n := rig.Refuse(); n != 1 {
+				t.Errorf("%d connections were reset", n)
+			}
+			for _, e := range rig.Records.Wait(t, 3) { // the key's use, the policy's, the connection's
+				if e.Protocol == w.name && e.Kind == audit.Connection && e.Reason != "cut" {
+					t.Errorf("record %+v", e)
+				}
 			}
 		})
 	}

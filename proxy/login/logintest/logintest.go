@@ -101,6 +101,16 @@ type Rig struct {
 	Records      *proxytest.Recorder
 	Keys         *Keys
 	Placeholders map[string]string // by the secret's name
+
+	policy *egress.Live
+	server *proxy.Server
+}
+
+// Refuse changes the run's policy to one that allows nothing, and returns how many
+// connections that ended.
+func (r *Rig) Refuse() int {
+	r.policy.Set(&egress.Policy{})
+	return r.server.Recheck()
 }
 
 // Config is what a Rig is made of.
@@ -139,7 +149,8 @@ func New(t testing.TB, cfg Config) *Rig {
 		t.Fatal(err)
 	}
 	r.Wire = cfg.Wire(login.Config{Entries: entries, Resolver: r.Keys, Dial: dialer, CA: authority, Audit: r.Records})
-	r.serve(t, policy)
+	r.policy = egress.NewLive(policy)
+	r.serve(t)
 	return r
 }
 
@@ -160,15 +171,16 @@ func (r *Rig) entries(t testing.TB, secrets []Secret) []api.Entry {
 	return entries
 }
 
-func (r *Rig) serve(t testing.TB, policy *egress.Policy) {
+func (r *Rig) serve(t testing.TB) {
 	t.Helper()
 	server := proxy.New(proxy.Config{
 		Destination: func(netip.AddrPort) (netip.AddrPort, error) { return netip.AddrPortFrom(synthetic, Port), nil },
-		Names:       names{}, Policy: policy,
+		Names:       names{}, Policy: r.policy,
 		Intercept: func(api.Host, uint16) bool { return true },
 		Web:       nobody{}, Refuse: nobody{}, Passthrough: nobody{},
 		Wires: []proxy.Wire{r.Wire}, Audit: r.Records,
 	})
+	r.server = server
 	l := proxytest.Listen(t)
 	r.Addr = netip.MustParseAddrPort(l.Addr().String())
 	done := make(chan error, 1)
