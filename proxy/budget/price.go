@@ -7,9 +7,6 @@ import (
 	"github.com/superserve/superserve/secretd/api"
 )
 
-// PricesDate is when the table was last compared with the providers' price pages.
-const PricesDate = "2026-11-23"
-
 // price is a line of the table: US dollars a million tokens, of the standard tier. Above a prompt of long tokens a model
 // costs more: input, cache and all, by the factor more, output by moreOut.
 type price struct {
@@ -19,8 +16,9 @@ type price struct {
 	more, moreOut float64
 }
 
-// prices are those of Anthropic's and OpenAI's models. A model that is priced like an older one of its family has a line
-// of its own all the same: a name is matched whole, but for the date behind it.
+// prices are those of Anthropic's and OpenAI's models, compared with the providers' pages on 2026-11-23. A model that is
+// priced like an older one of its family has a line of its own all the same: a name is matched whole, but for the date
+// behind it.
 func prices() []price {
 	p := func(model string, in, out, read, write float64) price {
 		return price{model: model, Price: api.Price{Input: in, Output: out, CacheRead: read, CacheWrite: write}}
