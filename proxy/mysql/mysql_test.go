@@ -31,17 +31,6 @@ func newRig(t testing.TB, m *logintest.MariaDB, secrets ...logintest.Secret) *lo
 	return logintest.New(t, logintest.Config{Wire: newWire, Secrets: secrets, Upstream: m.Addr, Roots: logintest.Roots(m.Authority)})
 }
 
-// fake is the password that stands in a placeholder.
-func fake(t testing.TB, rig *logintest.Rig, name string) string {
-	t.Helper()
-	u, err := url.Parse(rig.Placeholders[name])
-	if err != nil {
-		t.Fatal(err)
-	}
-	password, _ := u.User.Password()
-	return password
-}
-
 // client runs mariadb with one statement, over TLS unless clear.
 func client(t testing.TB, rig *logintest.Rig, clear bool, user, password, sql string, flags ...string) string {
 	t.Helper()
@@ -67,7 +56,7 @@ func TestMySQL(t *testing.T) {
 		rig := newRig(t, m, s)
 		const cipher = "SELECT VARIABLE_VALUE = '' FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME = 'Ssl_cipher'"
 		for clear, want := range map[bool]string{true: "1", false: "0"} {
-			if out := client(t, rig, clear, "clara", fake(t, rig, "MYSQL_URL"), cipher); out != want {
+			if out := client(t, rig, clear, "clara", rig.Password(t, "MYSQL_URL"), cipher); out != want {
 				t.Errorf("client without TLS %v: the server's leg is clear: %q, want %s", clear, out, want)
 			}
 		}
@@ -75,14 +64,14 @@ func TestMySQL(t *testing.T) {
 	t.Run("ed25519", func(t *testing.T) {
 		rig := newRig(t, m, secret("MYSQL_URL", "edward", logintest.Password))
 		for range 20 { // a scramble that ends in zero is one of 256
-			if out := client(t, rig, false, "edward", fake(t, rig, "MYSQL_URL"), "SELECT CURRENT_USER()"); out != "edward@%" {
+			if out := client(t, rig, false, "edward", rig.Password(t, "MYSQL_URL"), "SELECT CURRENT_USER()"); out != "edward@%" {
 				t.Errorf("mariadb said %q", out)
 			}
 		}
 	})
 	t.Run("untrusted", func(t *testing.T) {
 		rig := logintest.New(t, logintest.Config{Wire: newWire, Secrets: []logintest.Secret{secret("MYSQL_URL", "alice", logintest.Password)}, Upstream: m.Addr})
-		if out := client(t, rig, false, "alice", fake(t, rig, "MYSQL_URL"), "SELECT 1"); !strings.Contains(out, "upstream_tls_untrusted") {
+		if out := client(t, rig, false, "alice", rig.Password(t, "MYSQL_URL"), "SELECT 1"); !strings.Contains(out, "upstream_tls_untrusted") {
 			t.Errorf("mariadb said %q", out)
 		}
 	})
@@ -90,7 +79,7 @@ func TestMySQL(t *testing.T) {
 
 func testClient(t *testing.T, m *logintest.MariaDB) {
 	rig := newRig(t, m, secret("MYSQL_URL", "alice", logintest.Password))
-	password := fake(t, rig, "MYSQL_URL")
+	password := rig.Password(t, "MYSQL_URL")
 	for i, clear := range []bool{false, true} {
 		if out := client(t, rig, clear, "alice", password, "SELECT CURRENT_USER(), DATABASE()"); out != "alice@%\td" {
 			t.Errorf("client without TLS %v: mariadb said %q", clear, out)
@@ -168,7 +157,7 @@ func testDriver(t *testing.T, m *logintest.MariaDB) {
 		logintest.Missing(t, "python3-pymysql")
 	}
 	rig := newRig(t, m, secret("MYSQL_URL", "alice", logintest.Password))
-	env := []string{"PORT=" + strconv.Itoa(int(rig.Addr.Port())), "PASSWORD=" + fake(t, rig, "MYSQL_URL"), "CAFILE=" + rig.CAFile}
+	env := []string{"PORT=" + strconv.Itoa(int(rig.Addr.Port())), "PASSWORD=" + rig.Password(t, "MYSQL_URL"), "CAFILE=" + rig.CAFile}
 	if out, err := logintest.Run(t, env, "", "/usr/bin/python3", "-c", driver); err != nil || strings.TrimSpace(out) != "ok" {
 		t.Errorf("%v: %s", err, out)
 	}
@@ -190,7 +179,7 @@ func testRefusals(t *testing.T, m *logintest.MariaDB) {
 		t.Run("it refuses "+tt.name, func(t *testing.T) {
 			rig := newRig(t, m, secret("MYSQL_URL", "alice", tt.password))
 			rig.Keys.Fail(tt.fail)
-			password, records := fake(t, rig, "MYSQL_URL"), 2
+			password, records := rig.Password(t, "MYSQL_URL"), 2
 			if tt.forge {
 				password, records = logintest.Password, 1
 			}
@@ -205,7 +194,7 @@ func testRefusals(t *testing.T, m *logintest.MariaDB) {
 	t.Run("it refuses what it cannot record", func(t *testing.T) {
 		rig := newRig(t, m, secret("MYSQL_URL", "alice", logintest.Password))
 		rig.Records.Fail(errors.New("disk full"))
-		if out := client(t, rig, false, "alice", fake(t, rig, "MYSQL_URL"), "SELECT 1"); !strings.Contains(out, "could not be recorded") {
+		if out := client(t, rig, false, "alice", rig.Password(t, "MYSQL_URL"), "SELECT 1"); !strings.Contains(out, "could not be recorded") {
 			t.Errorf("mariadb said %q", out)
 		}
 	})

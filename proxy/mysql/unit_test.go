@@ -73,7 +73,7 @@ c = pymysql.connect(host="127.0.0.1", port=int(os.environ["PORT"]), user="alice"
     ssl={"ca": os.environ["CAFILE"], "check_hostname": False}, autocommit=None) # asks nothing more
 print(c.server_version)
 `
-		env := []string{"PORT=" + portOf(rig), "PASSWORD=" + fake(t, rig, "MYSQL_URL"), "CAFILE=" + rig.CAFile}
+		env := []string{"PORT=" + portOf(rig), "PASSWORD=" + rig.Password(t, "MYSQL_URL"), "CAFILE=" + rig.CAFile}
 		out, err := logintest.Run(t, env, "", "/usr/bin/python3", "-c", script)
 		if failed := <-served; failed != nil || err != nil || strings.TrimSpace(out) != "8.4.0" {
 			t.Errorf("full %v: server %v, client %v: %s", full, failed, err, out)

@@ -11,7 +11,7 @@ import (
 func TestPasswordComesBackOnAnotherConnection(t *testing.T) {
 	r := logintest.StartRedis(t)
 	rig := newRig(t, r, secret("REDIS_URL", "", logintest.Password))
-	if out := cli(t, rig, false, "", "-a", fake(t, rig, "REDIS_URL"), "ACL", "SETUSER", "guest", "on", "nopass", "~*", "&*", "+@all"); out != "OK" {
+	if out := cli(t, rig, false, "", "-a", rig.Password(t, "REDIS_URL"), "ACL", "SETUSER", "guest", "on", "nopass", "~*", "&*", "+@all"); out != "OK" {
 		t.Fatalf("redis-cli said %q", out)
 	}
 	out := cli(t, rig, false, "", "--user", "guest", "--pass", "any", "CONFIG", "GET", "requirepass")

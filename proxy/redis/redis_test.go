@@ -35,17 +35,6 @@ func newRig(t testing.TB, r *logintest.Redis, secrets ...logintest.Secret) *logi
 	return logintest.New(t, logintest.Config{Wire: newWire, Secrets: secrets, Upstream: r.Addr, Roots: logintest.Roots(r.Authority)})
 }
 
-// fake is the password that stands in a placeholder.
-func fake(t testing.TB, rig *logintest.Rig, name string) string {
-	t.Helper()
-	u, err := url.Parse(rig.Placeholders[name])
-	if err != nil {
-		t.Fatal(err)
-	}
-	password, _ := u.User.Password()
-	return password
-}
-
 // cli runs redis-cli, over TLS unless clear.
 func cli(t testing.TB, rig *logintest.Rig, clear bool, stdin string, args ...string) string {
 	t.Helper()
@@ -74,7 +63,7 @@ func TestRedis(t *testing.T) {
 
 func testClient(t *testing.T, r *logintest.Redis) {
 	rig := newRig(t, r, secret("REDIS_URL", "", logintest.Password), secret("ALICE_URL", "alice", logintest.Password))
-	one, alice := fake(t, rig, "REDIS_URL"), fake(t, rig, "ALICE_URL")
+	one, alice := rig.Password(t, "REDIS_URL"), rig.Password(t, "ALICE_URL")
 	tests := []struct {
 		name  string
 		clear bool
@@ -177,7 +166,7 @@ func testRefusals(t *testing.T, r *logintest.Redis) {
 		t.Run("it refuses "+tt.name, func(t *testing.T) {
 			rig := newRig(t, r, secret("REDIS_URL", "alice", tt.password))
 			rig.Keys.Fail(tt.fail)
-			out := cli(t, rig, false, "", "--user", "alice", "--pass", fake(t, rig, "REDIS_URL"), "PING")
+			out := cli(t, rig, false, "", "--user", "alice", "--pass", rig.Password(t, "REDIS_URL"), "PING")
 			if !strings.Contains(out, "WRONGPASS") || strings.Contains(out, "PONG") {
 				t.Errorf("redis-cli said %q", out)
 			}
@@ -189,7 +178,7 @@ func testRefusals(t *testing.T, r *logintest.Redis) {
 	t.Run("it refuses what it cannot record", func(t *testing.T) {
 		rig := newRig(t, r, secret("REDIS_URL", "alice", logintest.Password))
 		rig.Records.Fail(errors.New("disk full"))
-		if out := cli(t, rig, false, "", "--user", "alice", "--pass", fake(t, rig, "REDIS_URL"), "PING"); !strings.Contains(out, "WRONGPASS") {
+		if out := cli(t, rig, false, "", "--user", "alice", "--pass", rig.Password(t, "REDIS_URL"), "PING"); !strings.Contains(out, "WRONGPASS") {
 			t.Errorf("redis-cli said %q", out)
 		}
 	})
@@ -218,7 +207,7 @@ func testClear(t *testing.T, r *logintest.Redis) {
 	}()
 	cfg := logintest.Config{Wire: newWire, Secrets: []logintest.Secret{s}, Upstream: netip.MustParseAddrPort(l.Addr().String())}
 	rig := logintest.New(t, cfg)
-	if out := cli(t, rig, true, "", "-a", fake(t, rig, "REDIS_URL"), "PING"); !strings.Contains(out, "upstream_tls") {
+	if out := cli(t, rig, true, "", "-a", rig.Password(t, "REDIS_URL"), "PING"); !strings.Contains(out, "upstream_tls") {
 		t.Errorf("without TLS: redis-cli said %q", out)
 	}
 	if b := <-first; b != 0x16 {
@@ -226,7 +215,7 @@ func testClear(t *testing.T, r *logintest.Redis) {
 	}
 	cfg.Secrets[0].Plaintext, cfg.Upstream = true, r.Clear
 	rig = logintest.New(t, cfg)
-	if out := cli(t, rig, true, "", "-a", fake(t, rig, "REDIS_URL"), "PING"); out != "PONG" {
+	if out := cli(t, rig, true, "", "-a", rig.Password(t, "REDIS_URL"), "PING"); out != "PONG" {
 		t.Errorf("where the binding allows it: redis-cli said %q", out)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,6 +153,17 @@ func New(t testing.TB, cfg Config) *Rig {
 	r.policy = egress.NewLive(policy)
 	r.serve(t)
 	return r
+}
+
+// Password is the password that stands in the placeholder of a secret that is a URL.
+func (r *Rig) Password(t testing.TB, name string) string {
+	t.Helper()
+	u, err := url.Parse(r.Placeholders[name])
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ := u.User.Password()
+	return password
 }
 
 func (r *Rig) entries(t testing.TB, secrets []Secret) []api.Entry {
