@@ -56,11 +56,8 @@ func (c *commands) scan(b []byte) (n, held int, args [][]byte, err error) {
 	for n < len(b) {
 		rest, used := b[n:], 0
 		switch {
-		case c.body > 2 && c.body <= int64(len(rest)):
-			if used = int(c.body); rest[used-2] != '\r' || rest[used-1] != '\n' {
-				return n + used - 2, 0, nil, errCommand
-			}
-			c.body = 0
+		case c.body > 2 && c.body <= int64(len(rest)) && rest[c.body-2] == '\r' && rest[c.body-1] == '\n':
+			used, c.body = int(c.body), 0
 			c.seen = c.seen || c.bulks == 0
 		case c.body > 2:
 			used = int(min(c.body-2, int64(len(rest))))
