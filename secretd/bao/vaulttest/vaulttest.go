@@ -141,8 +141,10 @@ func (s *Server) Kill() {
 	}
 }
 
-// Pause and Resume make the server one that answers nothing, and itself again.
-func (s *Server) Pause(t testing.TB)  { s.signal(t, syscall.SIGSTOP) }
+// Pause makes the server one that takes connections and answers nothing.
+func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+
+// Resume makes it itself again.
 func (s *Server) Resume(t testing.TB) { s.signal(t, syscall.SIGCONT) }
 
 func (s *Server) signal(t testing.TB, what syscall.Signal) {
