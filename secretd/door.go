@@ -193,7 +193,7 @@ func (s *door) answer(c *exchange, reply any, err error) {
 }
 
 // refusal makes the reply of an error. Errors of package api are the caller's to
-// see; the words of others stay in the log.
+// see; of others only the kernel's word for it (a full disk), the rest stays in the log.
 func (s *door) refusal(err error) (int, api.ErrorReply) {
 	code := api.Code(err)
 	reply := api.ErrorReply{Code: code, Message: err.Error()}
@@ -216,6 +216,10 @@ func (s *door) refusal(err error) (int, api.ErrorReply) {
 	}
 	s.log.Error("verb", zap.Error(err))
 	reply.Message = api.FromCode(code).Error() + "; its log says why"
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		reply.Message = api.FromCode(code).Error() + ": " + errno.Error()
+	}
 	return http.StatusServiceUnavailable, reply
 }
 
