@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -30,6 +31,10 @@ const maxLine = 64 << 10
 // syncPause is how long a record that need not be durable at once may wait for the
 // disk.
 const syncPause = time.Second
+
+// window is how many bytes may be with the kernel and not on the disk: what has to be
+// written anew when the kernel lost it.
+const window = 1 << 20
 
 // Event is one decision. It never holds a value or a placeholder.
 type Event struct {
@@ -68,13 +73,24 @@ type Log struct {
 	err   error // of Close
 
 	mu    sync.Mutex
-	file  *os.File
+	file  file
 	size  int64
 	seq   uint64
 	chain []byte
-	dirty bool
+	// recent is what was written since the last good sync: after a bad one the kernel may
+	// have dropped it from the file, which it says once (fsync(2), since Linux 4.13).
+	recent []byte
+	doubt  bool // recent has to be written anew
 	// durable is the last line that is known to be on the disk.
 	durable Mark
+}
+
+// file is what a log needs of its file.
+type file interface {
+	io.WriterAt
+	Truncate(size int64) error
+	Sync() error
+	Close() error
 }
 
 // Mark is a place in a log: a line that was once durable.
@@ -93,10 +109,10 @@ func Open(path string, key []byte, since Mark) (*Log, error) {
 	}
 	end, err := verify(f, key, since)
 	if err == nil {
-		err = f.Truncate(end.size)
+		err = settle(f, end.size)
 	}
-	if err == nil {
-		_, err = f.Seek(end.size, io.SeekStart)
+	if err == nil && end.size == 0 {
+		err = private.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		f.Close()
@@ -105,6 +121,23 @@ func Open(path string, key []byte, since Mark) (*Log, error) {
 	l := &Log{key: key, file: f, size: end.size, seq: end.seq, chain: end.chain, durable: since, ended: make(chan struct{})}
 	l.wait.Go(l.syncer)
 	return l, nil
+}
+
+// settle cuts off what follows size and has what may be with the kernel alone written
+// anew: whoever wrote it may have died after a sync that failed.
+func settle(f *os.File, size int64) error {
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	from := max(0, size-2*window)
+	last := make([]byte, size-from)
+	if _, err := f.ReadAt(last, from); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(last, from); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // Record appends an event: Seq, Time and Chain are set here. When it returns nil the
@@ -119,33 +152,81 @@ func (l *Log) Record(e Event, durable bool) error {
 	if err != nil {
 		return err
 	}
-	if n, err := l.file.Write(line); err != nil {
-		// Half a line would end the chain for every later reader.
-		if n > 0 {
-			err = errors.Join(err, l.rewind())
-		}
+	if err := l.append(line, durable || len(l.recent) > window); err != nil {
 		return fmt.Errorf("record %s: %w", e.Verb, err)
 	}
-	failpoint.Hit("audit written")
-	if durable {
-		if err := l.file.Sync(); err != nil {
-			return fmt.Errorf("record %s: %w", e.Verb, errors.Join(err, l.rewind()))
-		}
-	}
-	l.seq, l.chain, l.size = e.Seq, chain, l.size+int64(len(line))
-	l.dirty = !durable
+	l.seq, l.chain = e.Seq, chain
 	if durable {
 		l.durable = Mark{Seq: l.seq, Chain: chain}
 	}
 	return nil
 }
 
-func (l *Log) rewind() error {
-	if err := l.file.Truncate(l.size); err != nil {
+// append writes a line, or nothing. mu is held.
+func (l *Log) append(line []byte, durable bool) error {
+	if err := l.repair(); err != nil {
 		return err
 	}
-	_, err := l.file.Seek(l.size, io.SeekStart)
+	if n, err := l.file.WriteAt(line, l.size); err != nil {
+		// Half a line would end the chain for every later reader.
+		if n > 0 {
+			err = errors.Join(err, l.rewind())
+		}
+		return err
+	}
+	failpoint.Hit("audit written")
+	if durable {
+		if err := l.file.Sync(); err != nil {
+			l.doubt = true
+			return errors.Join(err, l.rewind())
+		}
+		l.recent = l.recent[:0]
+	} else {
+		l.recent = append(l.recent, line...)
+	}
+	l.size += int64(len(line))
+	return nil
+}
+
+// rewind takes back a line. mu is held.
+func (l *Log) rewind() error {
+	err := l.file.Truncate(l.size)
+	if err != nil {
+		l.doubt = true
+	}
 	return err
+}
+
+// repair has everything on the disk that was recorded, if that is in doubt: until then
+// nothing more is. mu is held.
+func (l *Log) repair() error {
+	if !l.doubt {
+		return nil
+	}
+	if err := l.rewind(); err != nil {
+		return fmt.Errorf("repair the audit log: %w", err)
+	}
+	if _, err := l.file.WriteAt(l.recent, l.size-int64(len(l.recent))); err != nil {
+		return fmt.Errorf("repair the audit log: %w", err)
+	}
+	if err := l.file.Sync(); err != nil {
+		return fmt.Errorf("repair the audit log: %w", err)
+	}
+	l.recent, l.doubt = l.recent[:0], false
+	return nil
+}
+
+// sync brings everything to the disk. mu is held.
+func (l *Log) sync() error {
+	if l.doubt || len(l.recent) == 0 {
+		return l.repair()
+	}
+	if err := l.file.Sync(); err != nil {
+		l.doubt = true
+		return err
+	}
+	l.recent = l.recent[:0]
+	return nil
 }
 
 func encode(e Event, key, before []byte) (line, chain []byte, err error) {
@@ -180,10 +261,7 @@ func (l *Log) syncer() {
 			return
 		case <-tick.C:
 			l.mu.Lock()
-			if l.dirty {
-				// An error shows again at the next durable record.
-				l.dirty = l.file.Sync() != nil
-			}
+			_ = l.sync() // an error is for the next record, which does not come to pass
 			l.mu.Unlock()
 		}
 	}
@@ -204,7 +282,7 @@ func (l *Log) Close() error {
 		l.wait.Wait()
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.err = errors.Join(l.file.Sync(), l.file.Close())
+		l.err = errors.Join(l.sync(), l.file.Close())
 	})
 	return l.err
 }
