@@ -60,18 +60,38 @@ type Sealer struct {
 	agent string
 	mark  mark
 	ended bool
+	disk  medium
+}
+
+// medium is how a Sealer makes sure of what it claims.
+type medium interface {
+	// sync brings a file, or the names in a directory, to the disk.
+	sync(*os.File) error
+	// forget has what follows an offset read from the disk.
+	forget(f *os.File, from int64)
+}
+
+// physical is the kernel's.
+type physical struct{}
+
+func (physical) sync(f *os.File) error { return f.Sync() }
+
+// forget drops the kernel's copy: after a sync that failed it has what the disk has not,
+// and the next sync succeeds (fsync(2)). It drops what is clean and not mapped.
+func (physical) forget(f *os.File, from int64) {
+	_ = unix.Fadvise(int(f.Fd()), from&^(1<<16-1), 0, unix.FADV_DONTNEED)
 }
 
 // NewSealer returns a Sealer for a new log at path, which was never sealed, with the
 // list in the log's directory.
 func NewSealer(key *Key, path, agent string) *Sealer {
-	return &Sealer{key: key, list: filepath.Join(filepath.Dir(path), SealsFile), log: path, agent: agent}
+	return &Sealer{key: key, list: filepath.Join(filepath.Dir(path), SealsFile), log: path, agent: agent, disk: physical{}}
 }
 
 // ResumeSealer returns a Sealer that goes on where the seals of a log at path end, in
 // a list of any place. It is quick when the last seal of the list is the log's.
 func ResumeSealer(key *Key, path, agent, list string) (*Sealer, error) {
-	s := &Sealer{key: key, list: list, log: path, agent: agent}
+	s := &Sealer{key: key, list: list, log: path, agent: agent, disk: physical{}}
 	last, err := newest(list, key.Public())
 	if err != nil {
 		return nil, err
@@ -130,9 +150,14 @@ func (s *Sealer) Seal(end bool) error {
 	}
 	defer f.Close()
 	// Before it is read: what a seal claims must be there after a power cut as well.
-	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+	err = s.disk.sync(f)
+	if err == nil && s.mark == (mark{}) {
+		err = s.syncDir(s.log)
+	}
+	if err != nil {
 		return fmt.Errorf("seal log: %w", err)
 	}
+	s.disk.forget(f, s.mark.bytes)
 	now, digest, err := grown(f, s.mark)
 	if err != nil {
 		return fmt.Errorf("seal log: %w", err)
@@ -198,10 +223,29 @@ func (s *Sealer) append(seal Seal) error {
 	if err := f.Truncate(size); err != nil { // half a seal, of one who was killed
 		return err
 	}
-	if _, err := f.WriteAt(line, size); err != nil {
+	if size == 0 {
+		if err := s.syncDir(s.list); err != nil {
+			return err
+		}
+	}
+	_, err = f.WriteAt(line, size)
+	if err == nil {
+		err = s.disk.sync(f)
+	}
+	if err != nil {
 		return errors.Join(err, f.Truncate(size))
 	}
-	return unix.Fdatasync(int(f.Fd()))
+	return nil
+}
+
+// syncDir makes the name of a file durable.
+func (s *Sealer) syncDir(path string) error {
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return s.disk.sync(d)
 }
 
 // maxSeal is the longest seal, in bytes.
