@@ -53,6 +53,7 @@ func (d *Daemon) decide(ctx context.Context, g *grant, r api.ResolveRequest) (st
 	if e == nil {
 		return "", nil, api.ErrUnknown
 	}
+	writes := d.ledger.Writes()
 	s, err := d.current(ctx, g, e)
 	if err != nil {
 		return e.Name, nil, err
@@ -75,7 +76,7 @@ func (d *Daemon) decide(ctx context.Context, g *grant, r api.ResolveRequest) (st
 	if standing && !covers(s.effective(), r) {
 		return e.Name, nil, api.ErrHost
 	}
-	value, err := d.value(s)
+	value, err := d.value(s, writes)
 	return e.Name, value, err
 }
 

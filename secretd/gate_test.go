@@ -129,6 +129,45 @@ func TestGateRefusesAChangedStore(t *testing.T) {
 	})
 }
 
+// TestUseThatRacesWithAChange has a use go on where it had read the record before a
+// change, or before its run ended: the value does not stay in memory.
+func TestUseThatRacesWithAChange(t *testing.T) {
+	for name, change := range map[string]func(*Daemon, *grant) error{
+		"a deletion": func(d *Daemon, _ *grant) error {
+			_, err := d.Delete(t.Context(), caller{}, "a", "MY_KEY", true)
+			return err
+		},
+		"a rotation": func(d *Daemon, _ *grant) error {
+			_, err := d.Set(t.Context(), caller{}, "a", []api.Setting{{Name: "MY_KEY", Value: []byte("another-value")}})
+			return err
+		},
+		"the end of the run": func(d *Daemon, g *grant) error {
+			d.end(g, "")
+			return nil
+		},
+	} {
+		t.Run("it forgets the value of before "+name, func(t *testing.T) {
+			d, g, _ := opened(t)
+			writes := d.ledger.Writes()
+			s, err := d.current(t.Context(), g, &g.Granted[0])
+			if err == nil {
+				err = change(d, g)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v, err := d.value(s, writes); err != nil || string(v) != "a-value-of-mine" {
+				t.Fatalf("the use: %v", err)
+			}
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if len(d.values) > 0 {
+				t.Error("the value is still there")
+			}
+		})
+	}
+}
+
 func TestAGrantWhoseHolderDoesNotReadIsCut(t *testing.T) {
 	d, g, _ := opened(t)
 	for range 4 * maxChanges {

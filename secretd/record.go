@@ -152,8 +152,10 @@ type held struct {
 
 // value decrypts a secret for the live grants. The same record gives the same buffer,
 // so that uses leave no copies behind; a record that changed in any way is decrypted
-// anew, which its place in the store has to allow. The buffer is the daemon's.
-func (d *Daemon) value(s *secret) ([]byte, error) {
+// anew, which its place in the store has to allow. The buffer is the daemon's. It is kept
+// unless the store has changed since it had counted writes, which is before s was read: a
+// change or an end that has let go of the value must not find it here again.
+func (d *Daemon) value(s *secret, writes uint64) ([]byte, error) {
 	key := secretKey(s.agent, s.name)
 	d.mu.Lock()
 	h, ok := d.values[key]
@@ -168,7 +170,9 @@ func (d *Daemon) value(s *secret) ([]byte, error) {
 	defer locked.Wipe(plain)
 	h = held{sum: s.sum, value: locked.Copy(plain)}
 	d.mu.Lock()
-	d.values[key] = h
+	if d.ledger.Writes() == writes && d.inUse(s.agent, s.name) {
+		d.values[key] = h
+	}
 	d.mu.Unlock()
 	return h.value, nil
 }
