@@ -320,9 +320,16 @@ func (s *Store) undo(ctx context.Context, names []string, err error) error {
 	return err
 }
 
-// forget removes contents with all their versions. What an error leaves is sealed, and no
-// index names it.
+// forgetting is the longest time that the end of a change may take, cancelled or not.
+const forgetting = 5 * time.Second
+
+// forget removes contents with all their versions, also for a change that was cancelled.
+// What an error or a kill leaves is sealed, and no index names it. Nothing sweeps it: that
+// takes a token that may list, and a change of another host looks the same until its index
+// is written.
 func (s *Store) forget(ctx context.Context, names []string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetting)
+	defer cancel()
 	for _, name := range names {
 		if plain(name) {
 			_, _ = s.c.Server.Call(ctx, http.MethodDelete, s.path("metadata", "content/"+name), nil, nil)

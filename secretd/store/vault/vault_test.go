@@ -228,6 +228,27 @@ func TestAllOrNone(t *testing.T) {
 	}
 }
 
+// TestCancelledChange cancels a change at each of its requests before the one of the index:
+// it leaves no content that nothing names.
+func TestCancelledChange(t *testing.T) {
+	for at := range 3 {
+		e, c := served(t)
+		s := open(t, c)
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		e.failing = func(method, _ string) bool {
+			if n++; n == at+1 {
+				cancel()
+			}
+			return n == at+1
+		}
+		err := s.Apply(ctx, []store.Change{{Key: "a", Value: []byte("new")}, {Key: "b", Value: []byte("new")}})
+		if err == nil || e.contents() > 0 {
+			t.Errorf("cancelled at request %d: %d contents are left, %v", at+1, e.contents(), err)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	e, c := served(t)
 	s := open(t, c)
