@@ -4,12 +4,17 @@ package e2e
 
 import (
 	"bufio"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // twoHosts are two worlds whose secretds share an etcd, each with a state of its own as on two hosts.
@@ -90,6 +95,66 @@ func TestStaleCopyIsNotRun(t *testing.T) {
 		if r := w.superserve("", args...); r.code != 1 || !strings.Contains(r.stderr, "shared by several hosts, and it does not run") {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q", args[0], r.code, r.stdout, r.stderr)
 		}
+	}
+}
+
+// TestKillTheCommand kills deploy on one host, and run on the other, in the middle of what they send and fetch: what
+// runs is whole, the old or the new, and nothing half stays on the host that fetched.
+func TestKillTheCommand(t *testing.T) {
+	w, other, _ := twoHosts(t)
+	agent := func(version string) string {
+		data := make([]byte, 8<<20)
+		_, _ = rand.NewChaCha8(sha256.Sum256([]byte(version))).Read(data)
+		return project(t, map[string]string{
+			"superserve.yaml": "name: plain\ncommand: sh main.sh\n",
+			"main.sh":         "sha256sum --status -c sums && cat version",
+			"data":            string(data),
+			"version":         version,
+			"sums":            fmt.Sprintf("%x  data\n", sha256.Sum256(data)),
+		})
+	}
+	killed := func(w *world, after time.Duration, args ...string) bool {
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		defer cancel()
+		cmd := w.command(ctx, args...)
+		cmd.Cancel = func() error { return cmd.Process.Kill() }
+		_ = cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code > 0 {
+			t.Errorf("%s: exit %d", args[0], code)
+		}
+		return cmd.ProcessState.ExitCode() == -1
+	}
+	old, next := agent("old"), agent("new")
+	other.must(t, "deploy", old)
+	now, deploys, fetches := "old", 0, 0
+	for after := 30 * time.Millisecond; after < 200*time.Millisecond; after += 30 * time.Millisecond {
+		dir, version := next, "new"
+		if now == "new" {
+			dir, version = old, "old"
+		}
+		done := !killed(other, after, "deploy", "-y", dir)
+		if killed(w, after, "run", "plain") {
+			fetches++
+		}
+		r := w.run("plain")
+		if r.code != 0 || r.stdout != now && r.stdout != version || done && r.stdout != version {
+			t.Fatalf("killed after %v, acknowledged %v: exit %d, it is %q\nstderr: %s", after, done, r.code, r.stdout, r.stderr)
+		}
+		if now = r.stdout; !done {
+			deploys++
+		}
+	}
+	other.must(t, "deploy", "-y", agentProject(t, "echo the last"))
+	if r := w.run("plain"); r.stdout != "the last\n" {
+		t.Errorf("deployed once more: exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
+	}
+	left, err := os.ReadDir(filepath.Join(w.state, "agents", "plain", "snapshots"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("%d snapshots are there, %v; want the last alone", len(left), err)
+	}
+	t.Logf("%d deploys and %d runs were killed", deploys, fetches)
+	if deploys == 0 || fetches == 0 {
+		t.Error("want some of each")
 	}
 }
 

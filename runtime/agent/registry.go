@@ -184,6 +184,10 @@ func writeRecord(name string, v any) error {
 // sweep removes the agent's other snapshots that no run holds. What cannot be removed now is removed
 // by the next deployment.
 func (a *Agent) sweep() {
+	halves, _ := filepath.Glob(filepath.Join(a.dir, "."+recordName+".*")) // of one who was killed
+	for _, half := range halves {
+		os.Remove(half)
+	}
 	entries, err := os.ReadDir(filepath.Join(a.dir, "snapshots"))
 	if err != nil {
 		return

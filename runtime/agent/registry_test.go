@@ -107,12 +107,19 @@ func TestDeployReplacesWhole(t *testing.T) {
 		t.Errorf("a held snapshot lost files: %q", got)
 	}
 	held.Close()
+	half := filepath.Join(filepath.Dir(filepath.Dir(first.Dir())), "."+recordName+".123") // of one who was killed
+	if err := os.WriteFile(half, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	third, err := r.Deploy(ctx, "my-agent", second, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(filepath.Dir(third.Dir())); len(left) != 1 {
 		t.Errorf("%d snapshots left, want 1", len(left))
+	}
+	if _, err := os.Lstat(half); err == nil {
+		t.Error("half a record is left")
 	}
 	if got, err := r.Get("my-agent"); err != nil || got.Snap != third.Snap || got.Source != second {
 		t.Errorf("Get = %+v, %v; want %+v", got, err, third)
