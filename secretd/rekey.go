@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/superserve/superserve/secretd/audit"
@@ -67,10 +68,20 @@ func (d *Daemon) rekey(ctx context.Context, to seal.Source) (int, error) {
 func retireOther(ctx context.Context, before, to seal.Source, header []byte) error {
 	a, fileBefore := before.(seal.File)
 	b, fileTo := to.(seal.File)
-	if fileBefore && fileTo && a == b {
+	if fileBefore && fileTo && oneFile(a.Path, b.Path) {
 		return to.Retire(ctx, header)
 	}
 	return before.Retire(ctx, nil)
+}
+
+// oneFile reports whether two paths, which may be written differently, are one file.
+func oneFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return a == b
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 // sealAgain returns the changes that seal every record of from under to.
