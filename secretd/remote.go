@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/superserve/superserve/secretd/api"
+	"github.com/superserve/superserve/secretd/locked"
 	"github.com/superserve/superserve/secretd/private"
 )
 
@@ -34,7 +35,8 @@ type Remote struct {
 	Address string
 	// Cert and Key are PEM files: the daemon's chain and its key, of mode 0600. ClientCA
 	// is the PEM file of the authorities of clients. They are read anew when they change;
-	// while they do not fit, what was read before is used on.
+	// while Cert and Key do not fit, what was read before is used on, and without
+	// authorities nobody is let in.
 	Cert, Key, ClientCA string
 	// Admins are the names, DNS names or the common name, of the certificates that may. A
 	// certificate of the authority with none of them is refused; without Admins all are.
@@ -94,6 +96,8 @@ type tlsFiles struct {
 	mu     sync.Mutex
 	stamps [3]stamp // of the last attempt
 	config *tls.Config
+	// certificate is the last that fitted its key.
+	certificate tls.Certificate
 }
 
 // stamp tells two states of a file apart.
@@ -138,38 +142,47 @@ func (f *tlsFiles) load() error {
 	return f.read()
 }
 
+// read takes over what fits. An authority that is taken out is out whatever the other
+// files are like, and where there is no file of authorities nobody comes in.
 func (f *tlsFiles) read() error {
-	cert, err := readPEM(f.paths[0])
-	if err != nil {
-		return err
+	pair, failed := f.pair()
+	if failed == nil {
+		f.certificate = pair
 	}
-	file, err := private.Open(f.paths[1], os.O_RDONLY)
-	if err != nil {
-		return fmt.Errorf("read key: %w", err)
-	}
-	defer file.Close()
-	key, err := io.ReadAll(io.LimitReader(file, maxPEM))
-	if err != nil {
-		return fmt.Errorf("read key: %w", err)
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return fmt.Errorf("certificate %q and key %q do not fit: %w", f.paths[0], f.paths[1], err)
-	}
+	authorities := x509.NewCertPool() // nil would be the system's
 	text, err := readPEM(f.paths[2])
-	if err != nil {
-		return err
-	}
-	authorities := x509.NewCertPool()
-	if !authorities.AppendCertsFromPEM(text) {
-		return fmt.Errorf("%q has no certificate", f.paths[2])
+	if err == nil && !authorities.AppendCertsFromPEM(text) {
+		err = fmt.Errorf("%q has no certificate", f.paths[2])
 	}
 	f.config = &tls.Config{
 		MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
-		Certificates: []tls.Certificate{pair},
+		Certificates: []tls.Certificate{f.certificate},
 		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: authorities,
 	}
-	return nil
+	return errors.Join(failed, err)
+}
+
+// pair reads the certificate and its key.
+func (f *tlsFiles) pair() (tls.Certificate, error) {
+	cert, err := readPEM(f.paths[0])
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	file, err := private.Open(f.paths[1], os.O_RDONLY)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("read key: %w", err)
+	}
+	defer file.Close()
+	key, err := io.ReadAll(io.LimitReader(file, maxPEM))
+	defer locked.Wipe(key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("read key: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("certificate %q and key %q do not fit: %w", f.paths[0], f.paths[1], err)
+	}
+	return pair, nil
 }
 
 func readPEM(path string) ([]byte, error) {

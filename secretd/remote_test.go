@@ -260,6 +260,33 @@ func TestRemoteRotation(t *testing.T) {
 	}
 }
 
+// TestRemoteAuthorityTakenOut takes an authority out while the rest of the files does not
+// fit: nobody of it comes in.
+func TestRemoteAuthorityTakenOut(t *testing.T) {
+	for name, change := range map[string]func(r *remote) error{
+		"its file is empty": func(r *remote) error { return os.WriteFile(r.authority.File, nil, 0o600) },
+		"its file is gone":  func(r *remote) error { return os.Remove(r.authority.File) },
+		"another is there, and the certificate is damaged": func(r *remote) error {
+			text, err := os.ReadFile(secretdtest.NewAuthority(t).File)
+			return errors.Join(err, os.WriteFile(filepath.Join(r.dir, "localhost.pem"), nil, 0o600), os.WriteFile(r.authority.File, text, 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := startRemote(t, "alice")
+			c := r.as(r.authority, "alice")
+			if _, err := c.Health(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := change(r); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Health(t.Context()); err == nil {
+				t.Error("it was let in")
+			}
+		})
+	}
+}
+
 func TestRemoteNeedsAll(t *testing.T) {
 	a := secretdtest.NewAuthority(t)
 	cert, key := a.Issue(t.TempDir(), "localhost")
