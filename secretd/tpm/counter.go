@@ -113,6 +113,14 @@ func nameOf(t transport.TPM, store string) (tpm2.TPM2BName, error) {
 	if err != nil {
 		return tpm2.TPM2BName{}, fmt.Errorf("read TPM counter: %w", err)
 	}
+	what, err := public.NVPublic.Contents()
+	if err != nil {
+		return tpm2.TPM2BName{}, fmt.Errorf("read TPM counter: %w", err)
+	}
+	// Memory of another kind could be set to anything by whoever may write it.
+	if what.Attributes.NT != tpm2.TPMNTCounter || what.DataSize != counterSize {
+		return tpm2.TPM2BName{}, fmt.Errorf("%w: what the TPM has in its place is no counter", ledger.ErrAnchor)
+	}
 	return public.NVName, nil
 }
 

@@ -178,3 +178,46 @@ func TestCounter(t *testing.T) {
 		t.Fatalf("a counter that was made again begins at %d, %v; want more than %d", got, err, first+3)
 	}
 }
+
+// TestCounterThatIsNone puts memory that anybody can set where the counter was.
+func TestCounterThatIsNone(t *testing.T) {
+	ctx, c := t.Context(), Counter{Device: emulator(t)}
+	if err := c.Save(ctx, "store", 3); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Remove("store"); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := open(c.Device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tpm2.NVDefineSpace{
+		AuthHandle: tpm2.TPMRHOwner,
+		PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
+			NVIndex: index("store"), NameAlg: tpm2.TPMAlgSHA256, DataSize: counterSize,
+			Attributes: tpm2.TPMANV{OwnerWrite: true, OwnerRead: true, NT: tpm2.TPMNTOrdinary, NoDA: true},
+		}),
+	}.Execute(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := tpm2.NVReadPublic{NVIndex: index("store")}.Execute(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tpm2.NVWrite{
+		AuthHandle: owner(), NVIndex: tpm2.NamedHandle{Handle: index("store"), Name: public.NVName},
+		Data: tpm2.TPM2BMaxNVBuffer{Buffer: []byte{0, 0, 0, 0, 0, 0, 0, 1}},
+	}.Execute(dev)
+	dev.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Load(ctx, "store"); !errors.Is(err, ledger.ErrAnchor) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("counted %d, %v; want ErrAnchor", n, err)
+	}
+	if err := c.Save(ctx, "store", 1); err == nil {
+		t.Error("saved in what is no counter")
+	}
+}
