@@ -111,7 +111,10 @@ func writeLine(w io.Writer, v any) error {
 		return fmt.Errorf("encode backup: %w", err)
 	}
 	defer locked.Wipe(line)
-	_, err = w.Write(append(line, '\n'))
+	_, err = w.Write(line)
+	if err == nil { // by itself: to append it might copy the line
+		_, err = w.Write([]byte{'\n'})
+	}
 	if err != nil {
 		return fmt.Errorf("write backup: %w", err)
 	}
