@@ -45,7 +45,7 @@ func TestExecEntersARun(t *testing.T) {
 	}
 	t.Run("it has a terminal", func(t *testing.T) { w.wantTerminal(t, id) })
 	w.wantReached(t, id)
-	kill(syscall.SIGKILL)
+	kill(syscall.SIGTERM)
 	wait()
 	if r := w.superserve("", "exec", id, "--", "true"); r.code != 1 || !strings.Contains(r.stderr, "has ended already") {
 		t.Errorf("after the end: exit %d\n%s", r.code, r.stderr)
