@@ -122,10 +122,14 @@ func (l *Leaf) fill(h Hierarchy, name string, v2, v1 []setting) (err error) {
 func mkdir(dir string, prepare func() error) error {
 	var err error
 	for range 20 {
-		if err = os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-			return err
+		err = os.MkdirAll(filepath.Dir(dir), 0o755)
+		if errors.Is(err, fs.ErrExist) {
+			continue // it was there, and no more when MkdirAll looked again
 		}
-		if err = prepare(); err == nil {
+		if err == nil {
+			err = prepare()
+		}
+		if err == nil {
 			err = os.Mkdir(dir, 0o755)
 		}
 		if !gone(err) {
