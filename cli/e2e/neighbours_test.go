@@ -21,8 +21,8 @@ const paceHost, abusedHost = "pace.test", "abused.test"
 // TestNeighbours runs an agent that asks for one small answer after the other beside one that keeps its processors
 // and its proxy as busy as it can, within limits: how much does the first one's p99 rise? Turns with the
 // attack and without take each other's place, as the machine has other things to do too. NEIGHBOURS says how many
-// (`make neighbours`: 20); with fewer than that the ratio is printed, not judged. The aim is 1.10; the bound is what
-// two processors keep to (docs/LIMITS.md).
+// (`make neighbours`: 20); with fewer than that the ratio is printed, not judged. On two
+// processors it is missed (docs/LIMITS.md).
 func TestNeighbours(t *testing.T) {
 	turns := times(t, "NEIGHBOURS", 1)
 	a := newArena(t, "secrets: [OPENAI_API_KEY]\n")
@@ -33,7 +33,7 @@ func TestNeighbours(t *testing.T) {
 		most  float64 // times the p99 alone
 		flags []string
 	}{
-		{"half a processor", 2, []string{"--cpus", "0.5", "--memory", "256M", "--pids", "200"}},
+		{"half a processor", 1.10, []string{"--cpus", "0.5", "--memory", "256M", "--pids", "200"}},
 		{"no limits", 0, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
