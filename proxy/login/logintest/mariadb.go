@@ -33,14 +33,14 @@ func StartMariaDB(t testing.TB) *MariaDB {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	data, user := filepath.Join(dir, "data"), "--user="+account()
-	if out, err := Run(t, nil, "", "mariadb-install-db", "--no-defaults", "--datadir="+data, "--skip-test-db",
+	if out, err := Run(t, nil, "", "mariadb-install-db", "--no-defaults", "--datadir="+data, "--tmpdir="+dir, "--skip-test-db",
 		"--auth-root-authentication-method=normal", user); err != nil {
 		t.Fatalf("mariadb-install-db: %v: %s", err, out)
 	}
 	cert, key, authority := Certificate(t, dir, -1, Host)
 	m := &MariaDB{Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), FreePort(t)), Authority: authority, socket: filepath.Join(dir, "s")}
-	cmd := exec.Command("mariadbd", "--no-defaults", user, "--datadir="+data, "--socket="+m.socket, "--bind-address=127.0.0.1",
-		"--port="+strconv.Itoa(int(m.Addr.Port())), "--ssl-cert="+cert, "--ssl-key="+key, "--pid-file="+filepath.Join(dir, "pid"))
+	cmd := exec.Command("mariadbd", "--no-defaults", user, "--datadir="+data, "--tmpdir="+dir, "--socket="+m.socket,
+		"--bind-address=127.0.0.1", "--port="+strconv.Itoa(int(m.Addr.Port())), "--ssl-cert="+cert, "--ssl-key="+key, "--pid-file="+filepath.Join(dir, "pid"))
 	var log strings.Builder
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
