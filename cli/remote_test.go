@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/superserve/superserve/secretd/secretdtest"
 	"github.com/superserve/superserve/secretd/store"
 	"github.com/superserve/superserve/secretd/store/etcd"
+	"github.com/superserve/superserve/secretd/store/etcd/etcdtest"
 )
 
 // TestServer has one superserve keep its secrets with the secretd of another host.
@@ -84,7 +84,7 @@ func TestServerDeploys(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(state) })
-	etcdAt := startEtcd(t)
+	etcdAt := etcdtest.Start(t)
 	address := serveRemotely(t, buildSecretd(t), "--state", state, "--socket", filepath.Join(state, "run", "secretd.sock"), "--store", "etcd+http://"+etcdAt+"/superserve",
 		"--listen", "127.0.0.1:0", "--cert", cert, "--cert-key", key, "--client-ca", a.File, "--admin", "alice")
 	alice := []string{"--server", "https://" + strings.Replace(address, "127.0.0.1", "localhost", 1), "--server-ca", a.File, "--cert", mine, "--cert-key", myKey}
@@ -145,38 +145,6 @@ func renumber(t *testing.T, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// startEtcd starts Debian's etcd and returns its address.
-func startEtcd(t *testing.T) string {
-	t.Helper()
-	program, err := exec.LookPath("etcd")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("etcd is missing")
-		}
-		t.Skip("etcd is missing")
-	}
-	var at [2]string
-	for i := range at {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		at[i] = l.Addr().String()
-		l.Close()
-	}
-	cmd := exec.Command(program, "--data-dir", t.TempDir(), "--unsafe-no-fsync",
-		"--listen-client-urls", "http://"+at[0], "--advertise-client-urls", "http://"+at[0],
-		"--listen-peer-urls", "http://"+at[1], "--initial-advertise-peer-urls", "http://"+at[1], "--initial-cluster", "default=http://"+at[1])
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return at[0]
 }
 
 // serveRemotely starts secretd and returns the address that it says.

@@ -8,20 +8,20 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/superserve/superserve/secretd/store/etcd/etcdtest"
 )
 
 // twoHosts are two worlds whose secretds share an etcd, each with a state of its own as on two hosts.
 func twoHosts(t *testing.T) (w, other *world, stop func()) {
 	t.Helper()
-	needPrograms(t, "etcd")
-	store := "etcd+http://" + startEtcd(t) + "/superserve"
+	store := "etcd+http://" + etcdtest.Start(t) + "/superserve"
 	w, other = newWorld(t, "api.openai.com"), newWorld(t, "api.openai.com")
 	other.keeps(t, store)
 	key, err := os.ReadFile(filepath.Join(other.state, "secretd", "key"))
@@ -192,38 +192,4 @@ func (w *world) keeps(t *testing.T, store string) (stop func()) {
 	}
 	t.Fatalf("secretd ended: %s", said)
 	return nil
-}
-
-// startEtcd starts Debian's etcd and returns its address.
-func startEtcd(t *testing.T) string {
-	t.Helper()
-	address, peers := unusedPort(t), unusedPort(t)
-	cmd := exec.Command("etcd", "--data-dir", t.TempDir(), "--unsafe-no-fsync",
-		"--listen-client-urls", "http://"+address, "--advertise-client-urls", "http://"+address,
-		"--listen-peer-urls", "http://"+peers, "--initial-advertise-peer-urls", "http://"+peers, "--initial-cluster", "default=http://"+peers)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	await(t, "etcd listens", func() bool {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
-	return address
-}
-
-func unusedPort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -1,15 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/superserve/superserve/secretd/secretdtest"
-	"github.com/superserve/superserve/secretd/store"
+	"github.com/superserve/superserve/secretd/store/etcd/etcdtest"
 )
 
 func TestStoreAddresses(t *testing.T) {
@@ -34,22 +32,9 @@ func TestStoreAddresses(t *testing.T) {
 
 // TestStoreByTLS opens an etcd that wants a certificate of its clients.
 func TestStoreByTLS(t *testing.T) {
-	needDisks(t, "etcd")
 	a, dir := secretdtest.NewAuthority(t), t.TempDir()
 	cert, key := a.Issue(dir, "localhost")
-	address, peers := unused(t), unused(t)
-	cmd := exec.Command("etcd", "--data-dir", t.TempDir(), "--cert-file", cert, "--key-file", key, "--client-cert-auth", "--trusted-ca-file", a.File,
-		"--listen-client-urls", "https://"+address, "--advertise-client-urls", "https://"+address, "--unsafe-no-fsync",
-		"--listen-peer-urls", "http://"+peers, "--initial-advertise-peer-urls", "http://"+peers, "--initial-cluster", "default=http://"+peers)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
+	address := etcdtest.Start(t, "--cert-file", cert, "--key-file", key, "--client-cert-auth", "--trusted-ca-file", a.File)
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)
@@ -59,16 +44,14 @@ func TestStoreByTLS(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		var s store.Watcher
-		for range 3 { // it is still starting
-			if s, err = open.records(t.Context()); err == nil {
-				return s.Close()
-			}
+		s, err := open.records(t.Context())
+		if err == nil {
+			err = s.Close()
 		}
 		return err
 	}
 	if err := spec("&cert=" + cert + "&key=" + key); err != nil {
-		t.Fatalf("%v\n%s", err, said.String())
+		t.Fatal(err)
 	}
 	other, otherKey := secretdtest.NewAuthority(t).Issue(dir, "other")
 	for name, query := range map[string]string{"half a certificate": "&cert=" + cert, "a certificate of another authority": "&cert=" + other + "&key=" + otherKey} {
@@ -76,14 +59,4 @@ func TestStoreByTLS(t *testing.T) {
 			t.Errorf("%s was taken", name)
 		}
 	}
-}
-
-func unused(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

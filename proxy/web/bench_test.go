@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/proxy/ca"
+	"github.com/superserve/superserve/secretd/porttest"
 )
 
 // benchSeconds is how long wrk loads each proxy in one round; the rounds
@@ -200,19 +201,9 @@ func (l *benchLab) writeCertificates(b *testing.B, authority *ca.Authority) {
 	l.writeFile(b, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: key}))
 }
 
-func freePort(b *testing.B) string {
-	b.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func (l *benchLab) startNginx(b *testing.B, name, location string) benchTarget {
 	b.Helper()
-	addr := freePort(b)
+	addr := porttest.Reserve(b).String()
 	up := l.direct.addr
 	if up == "" {
 		up = addr
@@ -231,7 +222,7 @@ server { listen %[3]s ssl; server_name _; ssl_certificate %[1]s/cert.pem; ssl_ce
 
 func (l *benchLab) startOurs(b *testing.B) benchTarget {
 	b.Helper()
-	addr := freePort(b)
+	addr := porttest.Reserve(b).String()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestBenchProxy$")
 	cmd.Env = append(os.Environ(), "WEB_BENCH_FRONT="+addr, "WEB_BENCH_UPSTREAM="+l.direct.addr, "WEB_BENCH_DIR="+l.dir)
 	return startTarget(b, cmd, addr)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/proxy/ca"
+	"github.com/superserve/superserve/secretd/porttest"
 )
 
 // MariaDB is a real MariaDB on 127.0.0.1 with the users alice, who has to come with
@@ -38,7 +39,7 @@ func StartMariaDB(t testing.TB) *MariaDB {
 		t.Fatalf("mariadb-install-db: %v: %s", err, out)
 	}
 	cert, key, authority := Certificate(t, dir, -1, Host)
-	m := &MariaDB{Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), FreePort(t)), Authority: authority, socket: filepath.Join(dir, "s")}
+	m := &MariaDB{Addr: porttest.Reserve(t), Authority: authority, socket: filepath.Join(dir, "s")}
 	cmd := exec.Command("mariadbd", "--no-defaults", user, "--datadir="+data, "--tmpdir="+dir, "--socket="+m.socket,
 		"--bind-address=127.0.0.1", "--port="+strconv.Itoa(int(m.Addr.Port())), "--ssl-cert="+cert, "--ssl-key="+key, "--pid-file="+filepath.Join(dir, "pid"))
 	var log strings.Builder

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/proxy/ca"
+	"github.com/superserve/superserve/secretd/porttest"
 )
 
 // Password is that of every user of a server that is started here: it has every byte
@@ -57,9 +58,8 @@ func StartPostgres(t testing.TB, settings ...string) *Postgres {
 	if err := os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte(hba), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	port := FreePort(t)
-	db := &Postgres{Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), Authority: authority}
-	args := []string{"-D", data, "-p", strconv.Itoa(int(port)), "-c", "fsync=off", "-c", "unix_socket_directories=",
+	db := &Postgres{Addr: porttest.Reserve(t), Authority: authority}
+	args := []string{"-D", data, "-p", strconv.Itoa(int(db.Addr.Port())), "-c", "fsync=off", "-c", "unix_socket_directories=",
 		"-c", "listen_addresses=127.0.0.1", "-c", "ssl=on", "-c", "ssl_cert_file=" + cert, "-c", "ssl_key_file=" + key}
 	for _, s := range settings {
 		args = append(args, "-c", s)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/superserve/superserve/proxy/ca"
+	"github.com/superserve/superserve/secretd/porttest"
 )
 
 // Redis is a real Redis on 127.0.0.1 with the default user and the user alice, both
@@ -30,8 +31,7 @@ func StartRedis(t testing.TB) *Redis {
 	Need(t, "redis-server", "redis-cli")
 	dir := t.TempDir()
 	cert, key, authority := Certificate(t, dir, -1, Host)
-	loopback := netip.MustParseAddr("127.0.0.1")
-	r := &Redis{Addr: netip.AddrPortFrom(loopback, FreePort(t)), Clear: netip.AddrPortFrom(loopback, FreePort(t)), Authority: authority}
+	r := &Redis{Addr: porttest.Reserve(t), Clear: porttest.Reserve(t), Authority: authority}
 	cmd := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", strconv.Itoa(int(r.Clear.Port())),
 		"--tls-port", strconv.Itoa(int(r.Addr.Port())), "--tls-cert-file", cert, "--tls-key-file", key,
 		"--tls-ca-cert-file", dir+"/ca.crt", "--tls-auth-clients", "no", "--save", "", "--dir", dir)

@@ -1,78 +1,33 @@
 package etcd_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/superserve/superserve/secretd/porttest"
 	"github.com/superserve/superserve/secretd/store"
 	"github.com/superserve/superserve/secretd/store/etcd"
+	"github.com/superserve/superserve/secretd/store/etcd/etcdtest"
 	"github.com/superserve/superserve/secretd/store/storetest"
 )
-
-// cluster starts Debian's etcd, one member, and returns its address.
-func cluster(t *testing.T) string {
-	t.Helper()
-	program, err := exec.LookPath("etcd")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("etcd is missing")
-		}
-		t.Skip("etcd is missing")
-	}
-	address, peers := free(t), free(t)
-	cmd := exec.Command(program, "--name", "one", "--data-dir", t.TempDir(), "--unsafe-no-fsync",
-		"--listen-client-urls", address, "--advertise-client-urls", address,
-		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "one="+peers)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("etcd said:\n%s", said.String())
-		}
-	})
-	return address
-}
-
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
 
 func open(t testing.TB, address, prefix string) *etcd.Store {
 	t.Helper()
 	s, err := etcd.Open(context.Background(), etcd.Config{Endpoints: []string{address}, Prefix: prefix})
-	for range 4 { // the server is still starting
-		if err == nil {
-			return s
-		}
-		s, err = etcd.Open(context.Background(), etcd.Config{Endpoints: []string{address}, Prefix: prefix})
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal(err)
-	return nil
+	return s
 }
 
 func TestEtcd(t *testing.T) {
-	address := cluster(t)
+	address := "http://" + etcdtest.Start(t)
 	t.Run("conformance", func(t *testing.T) {
 		storetest.Run(t, func(t testing.TB) store.Store { return open(t, address, "/"+rand.Text()) })
 	})
@@ -164,7 +119,7 @@ func TestOpenRefuses(t *testing.T) {
 		"no endpoints":        {Prefix: "/x"},
 		"no prefix":           {Endpoints: []string{"http://127.0.0.1:1"}},
 		"a slash at the end":  {Endpoints: []string{"http://127.0.0.1:1"}, Prefix: "/x/"},
-		"a cluster not there": {Endpoints: []string{free(t)}, Prefix: "/x"},
+		"a cluster not there": {Endpoints: []string{"http://" + porttest.Reserve(t).String()}, Prefix: "/x"},
 	} {
 		if s, err := etcd.Open(t.Context(), c); err == nil {
 			s.Close()

@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -23,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/superserve/superserve/secretd/porttest"
 )
 
 // The names that the servers' certificate is good for, and what they are about.
@@ -85,7 +86,7 @@ func Start(t testing.TB) *Server {
 	}
 	cert, key := s.certificate(t, dir)
 	s.seed(t)
-	s.Addr, s.STSAddr = freeAddr(t), freeAddr(t)
+	s.Addr, s.STSAddr = porttest.Reserve(t), porttest.Reserve(t)
 	common := []string{"--quiet", "--cert", cert, "--key", key, "--region", Region, "--health", "/healthz", "--access", s.Account.ID, "--secret", s.Account.Secret}
 	private := filepath.Join(dir, "iam.sock")
 	run(t, s.STSAddr, program, append(common, "--port", s.STSAddr.String(), "iam", "--dir", dir, "--private-ports", private)...)
@@ -185,16 +186,6 @@ func (s *Server) await(t testing.TB, addr netip.AddrPort) {
 		}
 	}
 	t.Fatalf("versitygw does not start: %v", err)
-}
-
-func freeAddr(t testing.TB) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
 }
 
 func write(t testing.TB, name string, text []byte) {
