@@ -10,7 +10,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/superserve/superserve/secretd/client"
 	"github.com/superserve/superserve/secretd/store"
 	"github.com/superserve/superserve/secretd/store/etcd"
+	"github.com/superserve/superserve/secretd/store/etcd/etcdtest"
 )
 
 // files is the bytes of an agent's files, which nothing compresses, and what is said of them.
@@ -134,29 +134,11 @@ func deployAtOnce(t *testing.T, a, b *site) {
 	}
 }
 
-// oneMember starts an etcd of one member and returns its address.
-func oneMember(t *testing.T) string {
-	t.Helper()
-	needDisks(t, "etcd")
-	address, peers := unused(t), unused(t)
-	cmd := exec.Command("etcd", "--data-dir", t.TempDir(), "--unsafe-no-fsync",
-		"--listen-client-urls", "http://"+address, "--advertise-client-urls", "http://"+address,
-		"--listen-peer-urls", "http://"+peers, "--initial-advertise-peer-urls", "http://"+peers, "--initial-cluster", "default=http://"+peers)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return address
-}
-
 // TestKillInDeploy kills the daemon at each moment of a deployment: the agent is the old or the new one, whole, what was
 // acknowledged is there, and no part is left that nothing speaks of.
 func TestKillInDeploy(t *testing.T) {
 	v := newVictim(t)
-	address := oneMember(t)
+	address := etcdtest.Start(t)
 	begin := func(point string) {
 		v.cmd = v.command(point, "--socket", socketIn(v.dir), "--store", "etcd+http://"+address+"/superserve")
 		serving(t, v.cmd)
@@ -183,10 +165,10 @@ func TestKillInDeploy(t *testing.T) {
 				}
 			}
 			_, err := v.client.Deploy(t.Context(), "my-agent", s.Deployment, s)
-			if point == "parts removed" { // after the answer, by itself
+			if point == "parts removed" { // by itself, beside the answer, which may come before it
 				_ = v.cmd.Wait()
-			}
-			if hit := v.end(err); hit == (strings.HasPrefix(point, "none") || point == "parts removed") {
+				v.end(err)
+			} else if hit := v.end(err); hit == strings.HasPrefix(point, "none") {
 				t.Fatalf("at %q: hit %v, %v", point, hit, err)
 			}
 			begin("")
@@ -237,7 +219,7 @@ func keysIn(t *testing.T, address, prefix, below string) []string {
 
 // TestRekeyKeepsAgents changes the key of a shared store, in which the files of agents stay as they are.
 func TestRekeyKeepsAgents(t *testing.T) {
-	store := "etcd+http://" + oneMember(t) + "/superserve"
+	store := "etcd+http://" + etcdtest.Start(t) + "/superserve"
 	dir := stateDir(t)
 	c := client.New(socketIn(dir))
 	cmd := command(t, "--state", dir, "--socket", socketIn(dir), "--store", store)

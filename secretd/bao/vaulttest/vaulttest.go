@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,6 +21,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/superserve/superserve/secretd/porttest"
 )
 
 // Server is a Vault server on 127.0.0.1. It ends with the test.
@@ -57,7 +60,7 @@ func Start(t testing.TB) *Server {
 	binary(t)
 	s := &Server{dir: t.TempDir()}
 	s.certificate(t)
-	s.Listen = free(t)
+	s.Listen = porttest.Reserve(t).String()
 	s.Address = "https://" + s.Listen
 	s.Run(t)
 	t.Cleanup(func() { s.Kill() })
@@ -103,7 +106,7 @@ func (s *Server) Run(t testing.TB) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s.process = exec.Command(binary(t), "-dir", data, "-listen", s.Listen, "-cluster", free(t),
+	s.process = exec.Command(binary(t), "-dir", data, "-listen", s.Listen, "-cluster", porttest.Reserve(t).String(),
 		"-cert", s.CAFile, "-key", filepath.Join(s.dir, "tls.key"))
 	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var said bytes.Buffer
@@ -141,8 +144,15 @@ func (s *Server) Kill() {
 	}
 }
 
-// Pause makes the server one that takes connections and answers nothing.
-func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+// Pause makes the server one that takes connections and answers nothing. It returns when the last thread has stopped:
+// until then an answer may still come.
+func (s *Server) Pause(t testing.TB) {
+	t.Helper()
+	s.signal(t, syscall.SIGSTOP)
+	if err := unix.Waitid(unix.P_PID, s.process.Process.Pid, nil, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // Resume makes it itself again.
 func (s *Server) Resume(t testing.TB) { s.signal(t, syscall.SIGCONT) }
@@ -247,14 +257,4 @@ func (s *Server) write(t testing.TB, name string, content []byte) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-func free(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
