@@ -232,7 +232,7 @@ func startAndRead(t *testing.T, cmd interface {
 // eventually waits for the kernel, which frees programs and links after a grace period.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for !is() {
 		if ctx.Err() != nil {

@@ -94,7 +94,7 @@ func stopSecretd(state string) error {
 	if err := unix.PidfdSendSignal(fd, syscall.SIGTERM, nil, 0); err != nil {
 		return err
 	}
-	const patience = 10 * time.Second // until the descriptor can be read: the process has ended
+	const patience = time.Minute // until the descriptor can be read: the process has ended
 	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); n != 1 {
 		return fmt.Errorf("secretd %d does not end: %v", peer.Pid, err)
 	}

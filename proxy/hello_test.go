@@ -24,7 +24,7 @@ func record(t testing.TB, cfg *tls.Config) []byte {
 		tls.Client(client, cfg).Handshake() // fails: nobody answers
 	}()
 	var buf bytes.Buffer
-	server.SetReadDeadline(time.Now().Add(5 * time.Second))
+	server.SetReadDeadline(time.Now().Add(time.Minute))
 	head := make([]byte, recordHeader)
 	if _, err := io.ReadFull(server, head); err != nil {
 		t.Fatal(err)

@@ -191,7 +191,7 @@ func remove(t testing.TB, dir string) {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err != nil {
 		t.Error(err)
 	}
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := unix.Rmdir(dir)
 		if err == nil {

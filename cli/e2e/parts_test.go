@@ -159,7 +159,7 @@ func (a *arena) leftFiles(t testing.TB) (all []string) {
 func (a *arena) wantNothingLeft(t testing.TB) {
 	t.Helper()
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if left = a.leftovers(t); len(left) == 0 {
 			return
 		}

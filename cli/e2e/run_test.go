@@ -315,7 +315,7 @@ func TestRunLeavesNothing(t *testing.T) {
 // eventually waits until look finds nothing: what was killed takes a moment to go.
 func eventually(t *testing.T, look func() string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); look() != ""; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); look() != ""; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("left behind:\n%s", look())
 		}

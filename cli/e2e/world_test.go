@@ -110,7 +110,7 @@ func (w *world) stopSecretd() {
 		return
 	}
 	syscall.Kill(pid, syscall.SIGTERM)
-	for deadline := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; {
+	for deadline := time.Now().Add(time.Minute); syscall.Kill(pid, 0) == nil; {
 		if time.Now().After(deadline) {
 			w.t.Errorf("secretd %d does not end", pid)
 			return

@@ -75,7 +75,7 @@ func TestNothingLeaks(t *testing.T) {
 		_, _ = io.Copy(said, out)
 	}()
 	b.client = client.New(socketIn(b.dir))
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		if _, err := b.client.Health(t.Context()); err == nil {
 			break
 		} else if time.Now().After(deadline) {
@@ -163,7 +163,7 @@ func (b *busy) round() {
 
 // idle waits until secretd has noticed that the run ended.
 func (b *busy) idle() {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if h, err := b.client.Health(b.t.Context()); err == nil && h.Grants == 0 {
 			return
 		}
@@ -226,7 +226,7 @@ func (b *busy) memory(when string, most int) {
 func (b *busy) forgotten() {
 	b.t.Helper()
 	needle, found := []byte(strings.Repeat("LEAK", 12)), 0
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if found = copies(b.t, b.cmd.Process.Pid, needle); found == 0 {
 			return
 		}

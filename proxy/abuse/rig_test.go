@@ -103,7 +103,7 @@ func (v *victim) dial(protos ...string) *tls.Conn {
 }
 
 func (v *victim) tryDial(protos ...string) (*tls.Conn, error) {
-	d := net.Dialer{Timeout: 10 * time.Second}
+	d := net.Dialer{Timeout: time.Minute}
 	return tls.DialWithDialer(&d, "tcp", v.addr, v.config(protos...))
 }
 
@@ -118,7 +118,7 @@ func (v *victim) client(proto string) *http.Client {
 		DialTLS: func(_, _ string) (net.Conn, error) { return v.tryDial(proto) },
 	}
 	v.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 // ask does one request with the key and reads the answer.
@@ -267,7 +267,7 @@ func limit(n int64, format string, v any) string {
 func (v *victim) settles(before childStats, files int) {
 	v.t.Helper()
 	var s childStats
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if s = v.stats("gc"); s.Goroutines <= before.Goroutines && v.files() <= files {
 			return
 		}

@@ -54,7 +54,7 @@ func newDialer(t *testing.T, rules egress.Rules, cfg Config) *Dialer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.timeout = 5 * time.Second
+	d.timeout = time.Minute
 	return d
 }
 

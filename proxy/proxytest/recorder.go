@@ -42,7 +42,7 @@ func (r *Recorder) Record(e audit.Event) error {
 // Wait returns the events as soon as there are n of them.
 func (r *Recorder) Wait(t testing.TB, n int) []audit.Event {
 	t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		r.mu.Lock()
 		events, more := append([]audit.Event(nil), r.events...), r.more

@@ -92,7 +92,7 @@ func Listen(t testing.TB) net.Listener {
 // Deadline bounds a test's use of c, so that a hang is a failure.
 func Deadline(t testing.TB, c net.Conn) {
 	t.Helper()
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 }

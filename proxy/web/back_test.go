@@ -231,7 +231,7 @@ func TestEndOfContentBehindItsCoding(t *testing.T) {
 				<-read
 			})
 			c := client()
-			c.Timeout = 5 * time.Second
+			c.Timeout = time.Minute
 			for range 3 {
 				res, err := c.Do(keyed(newRequest(t, "GET", "/", nil)))
 				if err != nil {

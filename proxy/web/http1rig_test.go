@@ -197,7 +197,7 @@ func (rig *h1rig) dial() *tls.Conn {
 		rig.t.Fatal(err)
 	}
 	rig.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	return c
 }
 
@@ -265,7 +265,7 @@ func (c *counts) String() string {
 func (rig *h1rig) ask(c net.Conn, sni string) (*http.Response, error) {
 	conn := tls.Client(c, &tls.Config{InsecureSkipVerify: true, ServerName: sni})
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: "+testHost+"\r\n\r\n"); err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func (r *h2records) Record(e audit.Event) error {
 // await returns the first event that matches, waiting for it.
 func (r *h2records) await(t testing.TB, match func(audit.Event) bool) audit.Event {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		r.mu.Lock()
 		for _, e := range r.events {

@@ -104,7 +104,7 @@ func TestSignedRequests(t *testing.T) {
 		rig.server.swap = awsSwapper()
 		rig.handle(verify)
 		c := rig.client()
-		c.Transport.(*http.Transport).ExpectContinueTimeout = 10 * time.Second
+		c.Transport.(*http.Transport).ExpectContinueTimeout = time.Minute
 		f(t, c, 9<<20, swap.MaxSigned+1)
 		for _, e := range rig.records.all() {
 			if e.Kind == audit.Credential && e.Secret == "AWS_SECRET_ACCESS_KEY" {

@@ -50,6 +50,9 @@ func TestMain(m *testing.M) {
 		fmt.Println(err)
 	case "burn":
 		burn(300 * time.Millisecond)
+	case "spin":
+		fmt.Println("ready")
+		burn(time.Hour)
 	case "supervise": // a supervisor that is killed
 		superviseAndWait()
 	}
@@ -246,7 +249,7 @@ func TestFreeze(t *testing.T) {
 		if err := l.Freeze(frozen); err != nil {
 			t.Fatal(err)
 		}
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for isFrozen(t, l) != frozen {
 			if time.Now().After(deadline) {
 				t.Fatalf("Freeze(%v): it did not happen", frozen)

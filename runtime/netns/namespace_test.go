@@ -177,7 +177,7 @@ func TestListenPacketIsInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := make([]byte, 16)
-	c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	if got, _, err := c.ReadFrom(b); err != nil || string(b[:got]) != "hello" {
 		t.Errorf("read: got %q, %v, want hello", b[:got], err)
 	}
@@ -246,7 +246,7 @@ func BenchmarkNew(b *testing.B) {
 // connect opens and closes a TCP connection from inside n. The socket is made on the locked thread.
 func connect(n *Namespace, address string) error {
 	return n.Do(func() error {
-		d := net.Dialer{Timeout: 2 * time.Second}
+		d := net.Dialer{Timeout: time.Minute}
 		c, err := d.Dial("tcp", address)
 		if err != nil {
 			return err

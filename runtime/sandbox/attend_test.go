@@ -23,7 +23,7 @@ func attending(t *testing.T, a *attendants, answer func(context.Context, string)
 	served, followed := make(chan struct{}), make(chan struct{})
 	go func() { defer close(served); a.attend(theirs, theirs) }()
 	go func() { defer close(followed); follow(t.Context(), ours, answer) }()
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		a.mu.Lock()
 		there := a.all[theirs]
 		a.mu.Unlock()

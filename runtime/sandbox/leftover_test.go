@@ -186,7 +186,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	// gVisor's processes and the proxy die by the kernel's hand, which takes a moment.
-	for deadline := time.Now().Add(10 * time.Second); len(sandboxed(state)) > 0; {
+	for deadline := time.Now().Add(time.Minute); len(sandboxed(state)) > 0; {
 		if time.Now().After(deadline) {
 			t.Fatalf("processes: %q", sandboxed(state))
 		}

@@ -42,7 +42,7 @@ func emulator(t testing.TB) string {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		// The socket is there a moment before anybody listens.
 		if conn, err := net.Dial("unix", socket); err == nil {
 			conn.Close()

@@ -71,7 +71,7 @@ func (m *MariaDB) prepare(t testing.TB) {
 	script := fmt.Sprintf("CREATE USER alice@'%%' IDENTIFIED BY %[1]s REQUIRE SSL; CREATE USER clara@'%%' IDENTIFIED BY %[1]s;"+
 		"CREATE DATABASE d; GRANT ALL ON d.* TO alice@'%%'; GRANT ALL ON d.* TO clara@'%%'; "+
 		"INSTALL SONAME 'auth_ed25519'; CREATE USER edward@'%%' IDENTIFIED VIA ed25519 USING PASSWORD(%[1]s); GRANT ALL ON d.* TO edward@'%%'; GRANT PROCESS ON *.* TO alice@'%%'", quoted)
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		out, err := Run(t, nil, script, "mariadb", "--no-defaults", "-uroot", "--socket="+m.socket, "--default-character-set=utf8mb4")
 		if err == nil {
 			return

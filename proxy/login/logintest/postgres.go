@@ -126,7 +126,7 @@ SET password_encryption = 'md5'; CREATE ROLE user_md5 LOGIN PASSWORD %[1]s;
 GRANT ALL ON DATABASE postgres TO PUBLIC; GRANT ALL ON SCHEMA public TO PUBLIC;`, "'"+Password+"'")
 	var out string
 	err := errors.New("not tried")
-	for deadline := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); {
 		out, err = Run(t, nil, script, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", db.admin())
 		if err != nil && !strings.Contains(out, "refused") && !strings.Contains(out, "starting up") {
 			break
@@ -145,7 +145,7 @@ func (db *Postgres) admin() string {
 func (db *Postgres) Await(t testing.TB, sql, want string) {
 	t.Helper()
 	got := ""
-	for deadline := time.Now().Add(20 * time.Second); got != want; {
+	for deadline := time.Now().Add(time.Minute); got != want; {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s = %q, want %q", sql, got, want)
 		}

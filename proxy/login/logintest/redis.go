@@ -66,7 +66,7 @@ func StartRedis(t testing.TB) *Redis {
 
 func (r *Redis) dial(t testing.TB) net.Conn {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		conn, err := net.Dial("tcp", r.Clear.String())
 		if err == nil {
 			return conn

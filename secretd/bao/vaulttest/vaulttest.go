@@ -95,7 +95,7 @@ func (s *Server) certificate(t testing.TB) {
 	s.write(t, "tls.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
-	s.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	s.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
 }
 
@@ -243,7 +243,7 @@ func (s *Server) must(t testing.TB, method, path string, body, reply any) {
 
 func (s *Server) await(t testing.TB, what string, ready func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ready(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ready(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s is not ready: %s", what, s.process.Stderr)
 		}

@@ -108,7 +108,7 @@ func next(t *testing.T, seen <-chan []string) []string {
 	select {
 	case keys := <-seen:
 		return keys
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing was told")
 		return nil
 	}
