@@ -2,6 +2,7 @@ package redact
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"github.com/klauspost/compress/flate"
@@ -9,6 +10,7 @@ import (
 	"github.com/klauspost/compress/zlib"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
@@ -166,7 +168,9 @@ type stage struct {
 
 func (s *stage) Read(p []byte) (int, error) {
 	if s.err == nil && s.r == nil {
-		s.err = s.open()
+		if s.err = s.open(); s.err != nil {
+			s.release()
+		}
 	}
 	if s.err != nil {
 		return 0, s.err
@@ -189,13 +193,30 @@ func (s *stage) Read(p []byte) (int, error) {
 func (s *stage) open() (err error) {
 	switch s.name {
 	case "gzip":
-		s.r, err = gzip.NewReader(s.in)
+		err = s.openGzip()
 	case "br", "zstd":
 		err = s.openWide()
 	case "deflate":
 		s.r, err = openDeflate(s.in)
 	}
 	return err
+}
+
+// gzips are readers to be used again: each has 40 KiB, and a stream of messages needs
+// one for each of them.
+var gzips = sync.Pool{New: func() any { return new(gzip.Reader) }}
+
+// noGzip is nothing, compressed.
+var noGzip = []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\x01\x00\x00\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00")
+
+func (s *stage) openGzip() error {
+	z := gzips.Get().(*gzip.Reader)
+	s.r, s.free = z, func() {
+		if z.Reset(bytes.NewReader(noGzip)) == nil { // it keeps nothing of s alive
+			gzips.Put(z)
+		}
+	}
+	return z.Reset(s.in)
 }
 
 // openWide opens a decoder with a window of its own, when it is its turn.

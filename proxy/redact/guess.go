@@ -37,6 +37,7 @@ func (st *Stream) guess(in []byte, open opening) opening {
 		s.probes.Add(-1)
 	}
 	st.doubtful = open.form != nil && len(in)-open.start >= open.form.guard
+	st.telling = st.doubtful || open.form != nil && 4*(len(in)-open.start+guessed-open.form.guard) > len(open.form.needle)
 	if st.doubtful && !goesOn {
 		s.probes.Add(1)
 	}

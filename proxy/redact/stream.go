@@ -15,11 +15,15 @@ type Stream struct {
 	// what the first len(cover) bytes of it become, whatever follows, because an
 	// earlier match reaches into them.
 	held, cover []byte
-	hits        []hit
+	// gone is how many of the first bytes of held went out all the same (Release).
+	gone int
+	hits []hit
 	// doubtful is true when held[doubt:] is so much of a form that it counts as a
 	// guess until the rest follows (guess.go).
 	doubtful bool
 	doubt    int
+	// telling is true when it is too much of one to be given out at the end of a message.
+	telling bool
 }
 
 // hit is one occurrence of a form.
@@ -43,7 +47,7 @@ func (s *Set) Stream() *Stream { return &Stream{set: s} }
 func (st *Stream) Widen(s *Set) { st.set = s }
 
 // Held returns how many bytes are held back.
-func (st *Stream) Held() int { return len(st.held) }
+func (st *Stream) Held() int { return len(st.held) - st.gone }
 
 // Append appends to dst what can be given out after p came in, and returns the
 // extended slice. p is not changed and not kept; it must not overlap the free part
@@ -66,7 +70,35 @@ func (st *Stream) Append(dst, p []byte) []byte {
 	out := dst[base:]
 	covered := st.replace(out, open.start)
 	st.hold(in, out, open.start, covered)
-	return dst[:base+open.start]
+	return st.without(dst, base, base+open.start)
+}
+
+// without returns dst[:end] without the bytes from base that went out before.
+func (st *Stream) without(dst []byte, base, end int) []byte {
+	if st.gone == 0 {
+		return dst[:end]
+	}
+	n := min(st.gone, end-base)
+	st.gone -= n
+	return dst[:base+copy(dst[base:], dst[base+n:end])]
+}
+
+// Release gives out what is held back, as Append does, at the end of a message: whoever
+// reads it may answer before the next one comes. What follows is searched as if it were
+// held still, so that of a key at most three bytes are seen, and a quarter of a short one.
+// As much of one as counts as a guess stays, and so does all once somebody guesses
+// (guess.go).
+func (st *Stream) Release(dst []byte) []byte {
+	if st.Held() == 0 || st.telling || st.set.Probed() {
+		return dst
+	}
+	base := len(dst)
+	dst = append(dst, st.held[st.gone:]...)
+	if st.gone < len(st.cover) {
+		copy(dst[base:], st.cover[st.gone:])
+	}
+	st.gone = len(st.held)
+	return dst
 }
 
 // Clean reports whether p, if it were the next to come in, would go out at once
@@ -90,15 +122,28 @@ func (st *Stream) Flush(dst []byte) []byte {
 	if len(st.held) == 0 {
 		return dst
 	}
+	defer st.Drop()
+	if st.Held() == 0 {
+		return dst
+	}
 	defer runtime.KeepAlive(st.set)
 	st.find(st.held)
 	st.guess(st.held, opening{start: len(st.held)})
 	base := len(dst)
 	dst = append(dst, st.held...)
 	st.replace(dst[base:], len(st.held))
-	clear(st.held[:cap(st.held)])
-	st.held, st.cover = st.held[:0], st.cover[:0]
-	return dst
+	return st.without(dst, base, len(dst))
+}
+
+// Drop forgets what is held, and returns how many bytes of it were not given out. The
+// Stream can be used for other data afterwards.
+func (st *Stream) Drop() int {
+	n := st.Held()
+	if len(st.held) > 0 {
+		clear(st.held[:cap(st.held)])
+		st.held, st.cover, st.gone, st.doubtful = st.held[:0], st.cover[:0], 0, false
+	}
+	return n
 }
 
 // hold keeps in[from:] back. covered is how far out is settled.

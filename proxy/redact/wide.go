@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// ErrCrowd means that as many answers with large windows are being decoded as may be.
+// ErrCrowd means that as many answers with large windows, or messages, are being decoded as may be.
 var ErrCrowd = errors.New("too many compressed answers at once")
 
 const (
