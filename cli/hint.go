@@ -47,6 +47,7 @@ var hints = []advice{
 	{errNoTerminal, "answer ahead with -y"},
 	{os.ErrPermission, "run it with sudo"},
 	{cgroup.ErrNoCgroup2, seeDoctor},
+	{cgroup.ErrQuota, "ask for fewer --cpus, or raise cpu.cfs_quota_us of the control group that superserve was started in"},
 	{bpf.ErrNotSupported, seeDoctor},
 }
 

@@ -22,6 +22,10 @@ type Limits struct {
 	Pids   int64   // processes and threads of the host, gVisor's own included
 }
 
+// ErrQuota is returned by New where the limit on processors is larger than that of a group above, which cgroup1 refuses
+// (tg_cfs_schedulable_down in kernel/sched/core.c); cgroup2 has the smaller one hold.
+var ErrQuota = errors.New("a group above it has fewer processors")
+
 // cpuPeriod is the kernel's default period of cpu.max, in microseconds; quotas below a hundredth are EINVAL.
 const cpuPeriod = 100_000
 
@@ -130,6 +134,9 @@ func (s setting) write(dir string, files []file) error {
 		err := writeFile(path, f.value)
 		if f.optional && errors.Is(err, fs.ErrNotExist) {
 			continue // no swap accounting in this kernel
+		}
+		if errors.Is(err, unix.EINVAL) && f.name == "cpu.cfs_quota_us" {
+			err = ErrQuota
 		}
 		if err != nil {
 			return fmt.Errorf("limit %s to %s: %w", s.controller, f.value, err)
