@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,7 +22,7 @@ const (
 // ErrNotFound or ErrNotExecutable when the command cannot be started.
 func (b *Bundle) WriteSpec(p Process) error {
 	b.proc = p
-	if err := checkText(p); err != nil {
+	if err := p.Check(); err != nil {
 		return err
 	}
 	if err := b.checkCommand(); err != nil {
@@ -33,9 +34,9 @@ func (b *Bundle) WriteSpec(p Process) error {
 	return b.Do(b.writeSpec)
 }
 
-// checkText refuses what JSON cannot carry, of which the spec is made: it would arrive as something else. Values are
-// not repeated, for some are secrets.
-func checkText(p Process) error {
+// Check refuses what JSON cannot carry, of which the spec is made and in which gVisor is told of a further process: it
+// would arrive as something else. Values are not repeated, for some are secrets.
+func (p Process) Check() error {
 	for i, arg := range p.Command {
 		if !utf8.ValidString(arg) {
 			return fmt.Errorf("word %d of the command is not UTF-8", i+1)
@@ -46,6 +47,9 @@ func checkText(p Process) error {
 			name, _, _ := strings.Cut(kv, "=")
 			return fmt.Errorf("the value of %q in the environment is not UTF-8", name)
 		}
+	}
+	if !utf8.ValidString(p.Dir) {
+		return errors.New("the folder to start in is not UTF-8")
 	}
 	return nil
 }

@@ -34,6 +34,9 @@ type ExecConfig struct {
 // Exec runs a process in a sandbox that any process of this host started with the same State, and waits for its end.
 // When ctx ends the process is killed. It needs root.
 func Exec(ctx context.Context, state, id string, cfg ExecConfig) (Result, error) {
+	if err := (bundle.Process{Command: cfg.Command, Env: cfg.Env, Dir: cfg.Dir}).Check(); err != nil {
+		return Result{}, err
+	}
 	full := Config{
 		Binary: cfg.Binary, Runsc: cfg.Runsc, State: state, Command: cfg.Command, Env: cfg.Env,
 		Terminal: cfg.Terminal, Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
