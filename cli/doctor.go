@@ -83,7 +83,7 @@ func examine(ctx context.Context, p places) []finding {
 	}
 	findings = append(findings, checkSecretd(ctx, p), checkModes(p))
 	if os.Geteuid() == 0 {
-		findings = append(findings, checkBoot(ctx))
+		findings = append(findings, checkBoot(ctx, sandbox.Config{Binary: ourselves()}, bootPatience))
 	}
 	return findings
 }
@@ -246,10 +246,12 @@ func checkMode(info os.FileInfo, never os.FileMode, service bool) error {
 	return nil
 }
 
+// bootPatience is how long checkBoot waits: a starved machine has needed more than half of it.
+const bootPatience = time.Minute
+
 // checkBoot runs `true` in a sandbox on a state of its own, with everything but secrets, and times it.
-// gVisor's platform is the one that every run uses, never kvm unprobed.
-func checkBoot(ctx context.Context) finding {
-	const patience = time.Minute // a starved machine has needed more than half of it
+// gVisor's platform is the one that every run uses, never kvm unprobed. with says which programs to use.
+func checkBoot(ctx context.Context, with sandbox.Config, patience time.Duration) finding {
 	const remedy = "run `superserve run` with another gVisor by --runsc, and report this line"
 	state, err := os.MkdirTemp("", "superserve-doctor-")
 	if err != nil {
@@ -259,7 +261,11 @@ func checkBoot(ctx context.Context) finding {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	began := time.Now()
-	result, err := sandbox.Run(ctx, sandbox.Config{Binary: ourselves(), Agent: "doctor", State: state, Command: []string{"true"}})
+	with.Agent, with.State, with.Command = "doctor", state, []string{"true"}
+	result, err := sandbox.Run(ctx, with)
+	if ctx.Err() == context.DeadlineExceeded {
+		err = fmt.Errorf("no sandbox had started, run and ended after %v", patience)
+	}
 	if err == nil && result.Code != 0 {
 		err = fmt.Errorf("the sandbox ended with %d: %s", result.Code, result.Detail)
 	}

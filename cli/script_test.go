@@ -57,14 +57,17 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// buildSecretd compiles the real one; the Go tool's cache makes all but the first time quick.
-func buildSecretd(t *testing.T) string {
+// buildSecretd compiles the real one.
+func buildSecretd(t *testing.T) string { return build(t, "secretd") }
+
+// build compiles one of the programs; the Go tool's cache makes all but the first time quick.
+func build(t *testing.T, program string) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "secretd")
-	cmd := exec.Command("go", "build", "-o", out, "./secretd")
+	out := filepath.Join(t.TempDir(), program)
+	cmd := exec.Command("go", "build", "-o", out, "./"+program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build secretd: %v: %s", err, text)
+		t.Fatalf("build %s: %v: %s", program, err, text)
 	}
 	return out
 }

@@ -304,6 +304,9 @@ func (r *Runtime) Version(ctx context.Context) (string, error) {
 	cmd.Env = []string{}
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return "", fmt.Errorf("ask %q for its version: %w", r.cfg.Path, err)
 	}

@@ -38,6 +38,8 @@ type proxyProcess struct {
 	done  chan struct{} // closed when it has been waited for
 	once  sync.Once
 	told  atomic.Bool // that it is to end
+
+	startIn, endIn time.Duration // readyTimeout and partTimeout, but in tests
 }
 
 // startProxy starts the proxy. The files in fds are duplicated into it, and the fields of h.FDs that they are keyed by are
@@ -55,7 +57,7 @@ func startProxy(binary *os.File, uid uint32, h *Handoff, fds map[*int]*os.File, 
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
 	ours := conn.(*net.UnixConn)
-	p := &proxyProcess{ready: ours, lines: newReadyReader(ours), said: new(bounded), done: make(chan struct{})}
+	p := &proxyProcess{ready: ours, lines: newReadyReader(ours), said: new(bounded), done: make(chan struct{}), startIn: readyTimeout, endIn: partTimeout}
 	fds[&h.FDs.Ready] = theirs
 	extra := []*os.File{nil} // HandoffFD
 	for number, f := range fds {
@@ -114,7 +116,7 @@ func (p *proxyProcess) start(binary *os.File, uid uint32, extra []*os.File, star
 // awaitReady waits until the proxy has confined itself and sets ca, its certificate in DER. It accepts nothing before
 // it is told to serve.
 func (p *proxyProcess) awaitReady() error {
-	p.ready.SetReadDeadline(time.Now().Add(readyTimeout))
+	p.ready.SetReadDeadline(time.Now().Add(p.startIn))
 	defer p.ready.SetReadDeadline(time.Time{})
 	ca, err := p.lines.ca()
 	if err != nil {
@@ -126,7 +128,7 @@ func (p *proxyProcess) awaitReady() error {
 
 // serve hands the listeners over to the proxy and returns when it has begun to accept.
 func (p *proxyProcess) serve() error {
-	deadline := time.Now().Add(readyTimeout)
+	deadline := time.Now().Add(p.startIn)
 	if err := p.order(Order{Number: serveOrder, Serve: true}, deadline); err != nil {
 		return p.startError(err)
 	}
@@ -149,6 +151,9 @@ func (p *proxyProcess) startError(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 		<-p.done
 		return fmt.Errorf("start proxy: it ended: %s", orUnknown(p.said.String()))
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("start proxy: it was not ready after %v", p.startIn)
 	}
 	return fmt.Errorf("start proxy: %w", err)
 }
@@ -190,7 +195,7 @@ func (p *proxyProcess) close() {
 		p.part()
 		select {
 		case <-p.done:
-		case <-time.After(partTimeout):
+		case <-time.After(p.endIn):
 			p.cmd.Process.Kill()
 			<-p.done
 		}

@@ -40,7 +40,7 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = s.enter()
+		err = s.enter(ctx)
 	}
 	switch {
 	case err == nil:
@@ -150,7 +150,7 @@ func (s *Sandbox) prepare(ctx context.Context) (err error) {
 	hooks := p.add("hooks", s.cage.attach, ns, leaf)
 	world := p.add("world", s.makeWorld, ns)
 	spec := p.add("spec", s.writeSpec, world, granted)
-	p.add("container", s.startContainer, spec, leaf)
+	p.add("container", func() error { return s.startContainer(ctx) }, spec, leaf)
 	tested := p.add("self-test", func() error { return s.testCage(ctx) }, doors, hooks)
 	proxy := p.add("proxy", func() error { return s.startProxy(rec) }, doors, hooks, granted)
 	p.add("serve", func() error { return s.proxy.serve() }, tested, proxy)
@@ -167,9 +167,14 @@ func (s *Sandbox) sweep() error {
 	return nil
 }
 
-// enter lets the agent run.
-func (s *Sandbox) enter() error {
-	if err := s.ctr.Release(); err != nil {
+// enter lets the agent run. A gVisor that hangs is ended when ctx is.
+func (s *Sandbox) enter(ctx context.Context) error {
+	keep := context.AfterFunc(ctx, func() { s.ctr.Kill() })
+	err := s.ctr.Release()
+	if !keep() {
+		return fmt.Errorf("wait for gVisor: %w", ctx.Err())
+	}
+	if err != nil {
 		return err
 	}
 	for _, n := range s.world.Notes() {
@@ -274,14 +279,14 @@ func (s *Sandbox) environment() []string {
 }
 
 // startContainer creates the container in the leaf. It is held before its first instruction.
-func (s *Sandbox) startContainer() (err error) {
+func (s *Sandbox) startContainer(ctx context.Context) (err error) {
 	if s.gv, err = runsc.New(runsc.Config{
 		Path: s.cfg.Runsc, State: s.world.State(), Scratch: s.dir.path, Debug: s.cfg.Debug, Log: s.runscLog(), Network: "host",
 	}); err != nil {
 		return err
 	}
 	if s.cfg.Runsc != s.cfg.Binary {
-		if _, err := s.gv.Version(context.Background()); err != nil {
+		if _, err := s.gv.Version(ctx); err != nil {
 			return err
 		}
 	}
