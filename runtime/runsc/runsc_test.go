@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -222,6 +223,10 @@ func TestTerminal(t *testing.T) {
 
 // TestInterruptBeforeTheStart wants the terminal's ^C to be an end like any, also while runsc does not handle it yet.
 func TestInterruptBeforeTheStart(t *testing.T) {
+	// As superserve does. Without it a child inherits that ^C is ignored, where a shell has started the tests with &.
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, os.Interrupt)
+	defer signal.Stop(heard)
 	c := newCell(t, bundle.Config{}, bundle.Process{Terminal: true, Command: []string{"/bin/sleep", "60"}})
 	master, slave, err := pty.Open()
 	if err != nil {
