@@ -20,9 +20,9 @@ import (
 // other processes too.
 func Reserve(t testing.TB) netip.AddrPort {
 	t.Helper()
-	first := given(t)
+	from, to := outside(t)
 	for range 1000 {
-		port := lowest + rand.N(first-lowest)
+		port := uint16(from + rand.N(to-from))
 		held, err := net.Listen("unix", fmt.Sprintf("@superserve-test-port-%d", port))
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue
@@ -42,19 +42,27 @@ func Reserve(t testing.TB) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// lowest is above what services of a machine commonly have.
-const lowest = 12000
+const (
+	lowest = 12000 // above what services of a machine commonly have
+	enough = 1000  // ports to choose from
+)
 
-// given returns the first port that the kernel gives away by itself.
-func given(t testing.TB) uint16 {
+// outside returns where the ports begin and end that the kernel does not give away by itself. A machine that was tuned to
+// give them all leaves none: there, all are chosen from, which keeps at least other callers away.
+func outside(t testing.TB) (from, to int) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	var first uint16
+	var first, last int
 	if err == nil {
-		_, err = fmt.Sscan(string(text), &first)
+		_, err = fmt.Sscan(string(text), &first, &last)
 	}
-	if err != nil || first <= lowest {
-		t.Fatalf("the range of ports %q, %v; want one that begins above %d", text, err, lowest)
+	switch {
+	case err != nil:
+		t.Fatal(err)
+	case first >= lowest+enough:
+		return lowest, first
+	case last+enough < 1<<16:
+		return last + 1, 1 << 16
 	}
-	return first
+	return lowest, 1 << 16
 }
