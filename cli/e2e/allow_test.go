@@ -70,7 +70,7 @@ func TestAllowIsAsked(t *testing.T) {
 // and returns all that was shown.
 func (w *world) answering(t *testing.T, answer string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	f, err := pty.Start(w.command(ctx, args...))
 	if err != nil {

@@ -117,7 +117,7 @@ func TestAgentsTogether(t *testing.T) {
 	for i := range agents {
 		go func() {
 			script := fmt.Sprintf(`for i in 1 2; do curl --http1.1 -sS -o /dev/null -X POST -d '{}' -H "x-api-key: $ANTHROPIC_API_KEY" https://api.anthropic.com/v1/messages; done
-				echo "$ANTHROPIC_API_KEY" > mine.%d; n=0; while [ "$(ls mine.* | wc -l)" -lt %d ] && [ $((n+=1)) -lt 200 ]; do sleep 0.05; done; cat mine.*`, i, agents)
+				echo "$ANTHROPIC_API_KEY" > mine.%d; n=0; while [ "$(ls mine.* | wc -l)" -lt %d ] && [ $((n+=1)) -lt 2000 ]; do sleep 0.05; done; cat mine.*`, i, agents)
 			ended <- w.here(dir, nil, append(append([]string{"run"}, w.runFlags()...), "--", "sh", "-c", script)...)
 		}()
 	}

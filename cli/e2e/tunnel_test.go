@@ -96,7 +96,7 @@ func (tool tunnel) serve(t *testing.T, a *arena) *synced {
 
 // outside runs the client on the host until it works or gives up.
 func (tool tunnel) outside(a *arena, client string) string {
-	cmd := exec.Command("timeout", append([]string{"-k1", "5", client}, tool.client[1:]...)...)
+	cmd := exec.Command("timeout", append([]string{"-k1", "60", client}, tool.client[1:]...)...)
 	said := &synced{}
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := a.host.start(cmd); err != nil {

@@ -178,7 +178,7 @@ func run(t testing.TB, addr netip.AddrPort, program string, args ...string) {
 func (s *Server) await(t testing.TB, addr netip.AddrPort) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		var c *tls.Conn
 		if c, err = tls.Dial("tcp", addr.String(), &tls.Config{RootCAs: s.Roots, ServerName: Host}); err == nil {
 			c.Close()
