@@ -25,11 +25,12 @@ type peer struct {
 	enc *hpack.Encoder
 	buf bytes.Buffer
 
-	gone chan struct{} // closed when the proxy has closed the connection
-	mu   sync.Mutex
-	code http2.ErrCode // of GOAWAY
-	seen map[uint32]string
-	more chan struct{} // a token for each change of seen
+	gone  chan struct{} // closed when the proxy has closed the connection
+	mu    sync.Mutex
+	code  http2.ErrCode // of GOAWAY
+	seen  map[uint32]string
+	ended int           // answers whose trailers came
+	more  chan struct{} // a token for each change of seen
 }
 
 // attack connects, says settings and lets a goroutine read what comes.
@@ -67,6 +68,8 @@ func (p *peer) read() {
 		case *http2.MetaHeadersFrame:
 			if status := f.PseudoValue("status"); status != "" {
 				p.seen[f.StreamID] = status
+			} else {
+				p.ended++
 			}
 		case *http2.RSTStreamFrame:
 			if p.seen[f.StreamID] == "" {

@@ -227,6 +227,18 @@ func TestEverySpellingInMessages(t *testing.T) {
 	}
 }
 
+// TestKeyOverTwoMessages is what docs/THREAT_MODEL.md says of a key that an upstream sends in two messages: a prefix is
+// between its halves, which are no spelling of it.
+func TestKeyOverTwoMessages(t *testing.T) {
+	const key, fake = "sk-ant-0123456789abcdef", "sk-ant-mARKeR01xxxxxxxx"
+	wire := append(packedMessage(t, "gzip", []byte("a "+key[:12])), packedMessage(t, "gzip", []byte(key[12:]+" "+key))...)
+	want := string(message(0, []byte("a "+key[:12]))) + string(message(0, []byte(key[12:]+" "+fake)))
+	got, err := relayMessages(t, New([]Pair{pair(key, fake)}), "gzip", bytes.NewReader(wire), 4096)
+	if err != nil || string(got) != want {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
 // TestRelease: what a message ends in comes out with it, and what follows is searched as if it had not.
 func TestRelease(t *testing.T) {
 	const key, fake = "sk-ant-0123456789abcdef", "sk-ant-mARKeR01xxxxxxxx"

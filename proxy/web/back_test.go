@@ -175,7 +175,7 @@ func TestTokenOutlivesOthers(t *testing.T) {
 	})
 }
 
-// TestHiddenMessagesAreRefused has answers whose messages are compressed one by one, as gRPC's and Connect's, which
+// TestHiddenMessagesAreRefused has answers that say their messages are compressed one by one, as gRPC's and Connect's do, which
 // speak both versions of HTTP.
 func TestHiddenMessagesAreRefused(t *testing.T) {
 	for _, field := range []string{"Grpc-Encoding", "Connect-Content-Encoding"} {

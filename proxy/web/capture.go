@@ -64,7 +64,7 @@ func (r *h1relay) relayCaptured(n int) (keep bool, fault *swap.Refusal, err erro
 		a.framing = bodyClose
 	}
 	keep = !r.req.close && !r.req.http10 && !r.res.close
-	status, kind, coding := r.res.status, r.res.contentType(), string(r.res.coding)
+	status, kind, coding := r.res.status, string(r.res.contentType()), string(r.res.coding)
 	head := r.res.appendTo(nil, a.framing, true, !keep)
 	r.up.consume(n)
 	r.event.Received += int64(n)
@@ -87,20 +87,20 @@ func (r *h1relay) relayCaptured(n int) (keep bool, fault *swap.Refusal, err erro
 	return keep, nil, r.flush()
 }
 
-func (h *responseHead) contentType() string {
+func (h *responseHead) contentType() []byte {
 	for i := range h.fields {
 		if foldEqual(h.fields[i].Name, "content-type") {
-			return string(h.fields[i].Value)
+			return h.fields[i].Value
 		}
 	}
-	return ""
+	return nil
 }
 
 // captureAnswer keeps an answer back until it is whole and without its tokens. The mutex
 // is held.
-func (r *h2relay) captureAnswer(st *h2stream, list []hpack.HeaderField, coding string) {
+func (r *h2relay) captureAnswer(st *h2stream, list []hpack.HeaderField, c coding) {
 	st.answer = append([]hpack.HeaderField(nil), list...)
-	r.decode(st, coding)
+	r.decode(st, c)
 }
 
 // runCaptured is run for an answer that is searched for tokens.

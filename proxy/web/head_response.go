@@ -20,10 +20,11 @@ type responseHead struct {
 	length   int64 // with bodyLength
 	close    bool  // the upstream ends the connection after it
 	coding   []byte
-	coded    bool // there is a Content-Encoding other than identity
-	codings  int  // Content-Encoding fields
-	hidden   bool // the messages in the body are compressed one by one
-	upgrade  bool // Upgrade: websocket and Connection: upgrade
+	coded    bool   // there is a Content-Encoding other than identity
+	codings  int    // Content-Encoding fields
+	messages []byte // how the messages in the body are compressed, each on its own
+	hidden   int    // fields that say so
+	upgrade  bool   // Upgrade: websocket and Connection: upgrade
 	wsAccept []byte
 }
 
@@ -95,7 +96,10 @@ func (h *responseHead) interpret(method []byte) *swap.Refusal {
 			h.coding = undone(value)
 			h.coded = h.coded || len(h.coding) > 0 && !foldEqual(h.coding, "identity")
 		case fieldMessageCoding:
-			h.hidden = h.hidden || !foldEqual(value, "identity")
+			if len(value) > 0 && !foldEqual(value, "identity") {
+				h.hidden++
+				h.messages = value
+			}
 		case fieldUpgrade:
 			upgrade = foldEqual(value, "websocket")
 		case fieldWSAccept:
@@ -106,6 +110,16 @@ func (h *responseHead) interpret(method []byte) *swap.Refusal {
 	h.upgrade = upgrade && connUpgrade
 	h.frame(method, lengths > 0, chunked > 0)
 	return nil
+}
+
+// compression tells how the body is compressed, and whether that can be undone.
+func (h *responseHead) compression() (c coding, known bool) {
+	content := ""
+	if h.coded {
+		content = string(h.coding)
+	}
+	c, known = codingOf(content, string(h.messages), framingOf(h.contentType()))
+	return c, known && (h.codings < 2 || !h.coded) && h.hidden < 2
 }
 
 func (h *responseHead) frame(method []byte, length, chunked bool) {
@@ -201,7 +215,7 @@ func (h *responseHead) forwards(id fieldID, decoded bool) bool {
 		return !decoded && h.body != bodyChunked && h.status >= 200 && h.status != http.StatusNoContent
 	case fieldTransferEncoding:
 		return !decoded && h.status >= 200 && h.status != http.StatusNoContent
-	case fieldContentEncoding:
+	case fieldContentEncoding, fieldMessageCoding:
 		return !decoded
 	}
 	return true

@@ -172,17 +172,22 @@ func (r *h1relay) relayFinal(n int) (keep bool, fault *swap.Refusal, err error) 
 		return r.relayCaptured(n)
 	}
 	searched := r.s.searched()
-	decode := r.res.coded && r.res.body != bodyNone && searched
+	var coded coding
+	known := true
+	if searched && r.res.body != bodyNone {
+		coded, known = r.res.compression()
+	}
+	decode := coded.list != ""
 	switch {
-	case searched && r.res.hidden, decode && (r.res.status == http.StatusPartialContent || r.res.codings > 1):
+	case !known, decode && r.res.status == http.StatusPartialContent:
 		return false, faultCoding, nil
 	case r.res.body == bodyChunked && r.req.http10:
 		return false, faultFraming, nil
 	}
 	a := &r.passing
-	*a = answerBody{r: r, framing: r.res.body, section: a.section}
+	*a = answerBody{r: r, framing: r.res.body, section: a.section, framed: coded.framing != framedNot}
 	if decode {
-		if a.decoded, err = redact.Decode(string(r.res.coding), a); err != nil {
+		if a.decoded, err = coded.open(a); err != nil {
 			return false, faultCoding, nil
 		}
 		a.framing = bodyChunked
@@ -221,12 +226,15 @@ type answerBody struct {
 	framing int            // towards the client
 	stream  *redact.Stream // nil when no key went out
 	decoded io.Reader      // what the body decodes to, nil when it passes as it is
+	framed  bool           // it consists of messages
 	chunks  chunkParser    // of the upstream
 	left    int64          // of the upstream's Content-Length
 	ended   bool
 	pending []byte // of the undecoded body, what a decoder has not read
 	trailer []byte // the upstream's trailer section
 	section fieldLines
+
+	messages redact.Messages
 }
 
 func (a *answerBody) relay() error {
@@ -363,7 +371,9 @@ func (a *answerBody) relayRedacted() error {
 		if err != nil {
 			return err
 		}
-		a.redact(p)
+		if !a.redact(p) {
+			return errTruncated
+		}
 		switch {
 		case a.ended:
 			return a.finish()
@@ -383,11 +393,15 @@ func (a *answerBody) relayRedacted() error {
 	}
 }
 
-// redact frames what the redactor gives out for p.
-func (a *answerBody) redact(p []byte) {
+// redact frames what the redactor gives out for p, and reports whether p can be
+// searched: not a message that is compressed and says not how.
+func (a *answerBody) redact(p []byte) bool {
 	r := a.r
 	if len(p) == 0 {
-		return
+		return true
+	}
+	if a.framed && !a.messages.Pass(p) {
+		return false
 	}
 	if r.meter != nil {
 		r.meter.Write(p)
@@ -395,12 +409,17 @@ func (a *answerBody) redact(p []byte) {
 	a.stream.Widen(r.covering())
 	if a.stream.Clean(p) {
 		a.emit(p)
-		return
+		return true
 	}
 	// Not a buffer of the exchange: it would wait for a client that does not read.
 	buf := takeBuffer(recordBuffer)
-	a.emit(a.stream.Append(buf[:0], p))
+	out := a.stream.Append(buf[:0], p)
+	if a.framed && a.messages.Whole() {
+		out = a.stream.Release(out)
+	}
+	a.emit(out)
 	giveBuffer(buf)
+	return true
 }
 
 func (a *answerBody) emit(p []byte) {
@@ -428,52 +447,4 @@ func (a *answerBody) finish() error {
 		return errTruncated
 	}
 	return nil
-}
-
-// Read is the undecoded body, for a decoder. What next returned stays in the
-// upstream's buffer until it is copied, since fill comes only after that.
-func (a *answerBody) Read(p []byte) (int, error) {
-	for len(a.pending) == 0 {
-		if a.ended {
-			return 0, io.EOF
-		}
-		var err error
-		if a.pending, err = a.next(); err != nil {
-			return 0, err
-		}
-		if len(a.pending) > 0 || a.ended {
-			continue
-		}
-		if err := a.r.flush(); err != nil { // the head must not wait for what it heads
-			return 0, err
-		}
-		if err := a.fill(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, a.pending)
-	a.pending = a.pending[n:]
-	return n, nil
-}
-
-// relayDecoded decodes, redacts and passes on a compressed body.
-func (a *answerBody) relayDecoded() error {
-	buf := takeBuffer(recordBuffer)
-	defer giveBuffer(buf)
-	if c, ok := a.decoded.(io.Closer); ok {
-		defer c.Close() //nolint:errcheck // frees memory only
-	}
-	for {
-		n, err := a.decoded.Read(buf)
-		a.redact(buf[:n])
-		if errors.Is(err, io.EOF) {
-			return a.finish()
-		}
-		if err != nil {
-			return errTruncated
-		}
-		if err := a.r.flush(); err != nil {
-			return err
-		}
-	}
 }

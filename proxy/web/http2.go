@@ -82,6 +82,8 @@ type h2relay struct {
 	shared   *atomic.Int64 // the run's; nil counts for nobody
 	queues   int           // streams with a queue
 	starved  int           // decoders that wait for the client's window
+	unpacked bool          // a decoder sent DATA since the client's last ping
+	pinged   bool          // a ping of the client's was relayed since the upstream's last answer
 	set      *redact.Set
 	signed   []byte        // scratch of sendSigned
 	hidden   []byte        // scratch of hide

@@ -33,12 +33,26 @@ func (r *h2relay) connFrame(from, other *h2side, f http2.Frame) error {
 			}
 			return nil
 		}
+		if from == r.client && !f.IsAck() && r.answersPing() {
+			from.out.ping(true, f.Data)
+			return nil
+		}
 		other.out.ping(f.IsAck(), f.Data)
 	case *http2.GoAwayFrame:
 		r.goAway(from, other, f)
 	}
 	// PRIORITY, PRIORITY_UPDATE, ALTSVC, ORIGIN and unknown frames end here.
 	return nil
+}
+
+// answersPing reports whether a ping of the client is about DATA that a decoder made of
+// little of the upstream's. gRPC's clients send one for what they get while they measure
+// their bandwidth, and its servers end a connection for three between two frames of their
+// own (grpc-go 1.85, "too_many_pings"). The mutex is held.
+func (r *h2relay) answersPing() bool {
+	ours := r.pinged && r.unpacked
+	r.pinged, r.unpacked = true, false
+	return ours
 }
 
 // goAway passes GOAWAY on. Ids are the same on both sides; those of the client's

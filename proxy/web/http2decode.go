@@ -3,7 +3,6 @@ package web
 import (
 	"io"
 
-	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/superserve/superserve/proxy/redact"
@@ -26,13 +25,13 @@ type h2decoder struct {
 }
 
 // decode starts to decode the answer of a stream. The mutex is held.
-func (r *h2relay) decode(st *h2stream, coding string) {
+func (r *h2relay) decode(st *h2stream, c coding) {
 	d := &h2decoder{relay: r, st: st}
 	st.decode = d
 	r.decoders.Add(1)
 	go func() {
 		defer r.decoders.Done()
-		d.run(coding)
+		d.run(c)
 		r.flushAll(r.client, r.upstream)
 	}()
 }
@@ -85,12 +84,12 @@ func (d *h2decoder) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (d *h2decoder) run(coding string) {
+func (d *h2decoder) run(c coding) {
 	if d.st.capture != nil {
-		d.runCaptured(coding)
+		d.runCaptured(c.list)
 		return
 	}
-	body, err := redact.Decode(coding, d)
+	body, err := c.open(d)
 	if c, ok := body.(io.Closer); ok {
 		defer c.Close() //nolint:errcheck // frees memory only
 	}
@@ -98,6 +97,9 @@ func (d *h2decoder) run(coding string) {
 	for err == nil {
 		var n int
 		n, err = body.Read(buf)
+		if d.st.framing != framedNot && !d.st.messages.Pass(buf[:n]) {
+			n, err = 0, redact.ErrCoding
+		}
 		if n > 0 && !d.send(buf[:n], false) {
 			return
 		}
@@ -119,6 +121,7 @@ func (d *h2decoder) send(p []byte, last bool) bool {
 		}
 		n := min(int64(len(out)), d.room())
 		r.client.out.data(d.st.id, out[:n], false)
+		r.unpacked = true
 		r.client.window -= n
 		r.client.control.sent(n)
 		d.st.window -= n
@@ -141,8 +144,11 @@ func (d *h2decoder) hide(p []byte, last bool) []byte {
 		return p
 	}
 	d.out = d.st.redact.Append(d.out[:0], p)
-	if last {
+	switch {
+	case last:
 		d.out = d.st.redact.Flush(d.out)
+	case d.st.framing != framedNot && d.st.messages.Whole():
+		d.out = d.st.redact.Release(d.out)
 	}
 	return d.out
 }
@@ -160,7 +166,7 @@ func (d *h2decoder) await() bool {
 	return !d.done && !r.over
 }
 
-// end ends the answer: with its trailers, or a reset when it does not decode.
+// end ends the answer: with its trailers, or an error when it does not decode.
 func (d *h2decoder) end(err error) {
 	if err == io.EOF && !d.send(nil, true) {
 		return
@@ -173,7 +179,7 @@ func (d *h2decoder) end(err error) {
 	}
 	if err != io.EOF || !d.st.upstreamDone {
 		d.st.reason = faultCoding.Reason
-		_ = r.cancel(d.st, http2.ErrCodeInternal)
+		_ = r.breakMessages(d.st, err)
 		return
 	}
 	r.regrant()

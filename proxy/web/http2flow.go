@@ -206,6 +206,7 @@ func (r *h2relay) upstreamData(f *http2.DataFrame) error {
 	if err := r.upstream.take(size); err != nil {
 		return err
 	}
+	r.pinged = false
 	st := r.serving(f.StreamID)
 	if st == nil {
 		r.regrant()
@@ -224,9 +225,13 @@ func (r *h2relay) upstreamData(f *http2.DataFrame) error {
 	if pad := size - int64(len(p)); pad > 0 && !st.upstreamDone {
 		r.upstream.out.window(st.up, uint32(pad))
 	}
-	if st.decode != nil {
+	switch {
+	case st.decode != nil:
 		st.decode.feed(r, p)
-	} else {
+	case st.framing != framedNot && !st.messages.Pass(p):
+		st.reason = faultCoding.Reason
+		return r.breakMessages(st, redact.ErrCoding)
+	default:
 		r.relayData(st, p)
 	}
 	r.regrant()
@@ -276,8 +281,11 @@ func (r *h2relay) appendData(st *h2stream, p []byte) int {
 	q.reserve(frameHeaderBytes + before + len(p))
 	at := q.begin(http2.FrameData, 0, st.id)
 	q.buf = st.redact.Append(q.buf, p)
-	if st.upstreamDone {
+	switch {
+	case st.upstreamDone:
 		q.buf = st.redact.Flush(q.buf)
+	case st.framing != framedNot && st.messages.Whole():
+		q.buf = st.redact.Release(q.buf)
 	}
 	r.held += int64(st.redact.Held() - before)
 	return at

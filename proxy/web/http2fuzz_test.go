@@ -89,10 +89,24 @@ func FuzzHTTP2(f *testing.F) {
 		p.headers(1, true, "grpc-status", "0")
 		p.fr.WriteGoAway(1, http2.ErrCodeNo, nil)
 	})
-	for _, fields := range [][]string{
+	messages := fuzzFrames(func(p *rawPeer) {
+		p.fr.WriteSettings()
+		p.headers(1, false, ":status", "200", "content-type", "application/grpc", "grpc-encoding", "gzip")
+		p.fr.WriteData(1, false, []byte(grpcMessage(1, gzipped(testKey))+grpcMessage(0, testKey)[:20]))
+		p.headers(3, false, ":status", "200", "content-type", "application/grpc")
+		p.fr.WriteData(3, false, []byte(grpcMessage(0, testKey)+grpcMessage(1, "")))
+		p.fr.WritePing(false, [8]byte{})
+		p.fr.WriteData(1, false, []byte(grpcMessage(0, testKey)[20:]))
+		p.headers(1, true, "grpc-status", "0")
+	})
+	for i, fields := range [][]string{
 		rawRequest(), rawRequest("authorization", "Bearer "+testPlaceholder), rawRequest("cookie", "a=b", "cookie", "c=d"),
-		rawRequest("host", "evil"), rawRequest("content-length", "3", "te", "trailers"),
+		rawRequest("host", "evil"), rawRequest("content-length", "3", "te", "trailers"), rawRequest("authorization", "Bearer "+testPlaceholder),
 	} {
+		upstream := answers
+		if i == 5 {
+			upstream = messages
+		}
 		f.Add(fuzzFrames(func(p *rawPeer) {
 			p.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
 			p.headers(1, false, fields...)
@@ -102,7 +116,7 @@ func FuzzHTTP2(f *testing.F) {
 			p.headers(3, true, fields...)
 			p.fr.WriteRSTStream(3, http2.ErrCodeCancel)
 			p.fr.WritePing(false, [8]byte{})
-		}), answers)
+		}), upstream)
 	}
 	f.Fuzz(func(t *testing.T, fromClient, fromUpstream []byte) {
 		client := newMemoryConn(append([]byte(http2.ClientPreface), fromClient...))

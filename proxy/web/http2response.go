@@ -77,6 +77,7 @@ func (r *h2relay) upstreamHeaders() error {
 	b := r.upstream.block
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.pinged = false
 	st := r.serving(b.stream)
 	if st == nil {
 		return r.staleUpstream(b.stream)
@@ -108,10 +109,10 @@ func (r *h2relay) relayEarly(st *h2stream, b *headerBlock) error {
 // response relays the head of an answer. On a connection that carries a key,
 // a body that cannot be searched as it is gets decoded or refused.
 func (r *h2relay) response(st *h2stream, b *headerBlock, status int, fields []hpack.HeaderField) error {
-	coding := ""
+	var coded coding
 	if r.judge.searched(r.set) && !b.endStream && !st.head {
 		var known bool
-		if coding, known = contentCoding(fields); !known {
+		if coded, known = contentCoding(fields); !known || coded.each && st.capture != nil {
 			r.upstream.out.reset(st.up, http2.ErrCodeCancel)
 			fault := faultCoding
 			if st.capture != nil {
@@ -130,44 +131,44 @@ func (r *h2relay) response(st *h2stream, b *headerBlock, status int, fields []hp
 	}
 	st.status, st.answered, st.upstreamDone = status, true, b.endStream
 	if st.capture != nil && !b.endStream && !st.head {
-		r.captureAnswer(st, b.fields, coding)
+		r.captureAnswer(st, b.fields, coded)
 		return nil
 	}
-	st.capture = nil
-	if coding != "" {
-		r.decode(st, coding)
+	st.capture, st.framing = nil, coded.framing
+	if coded.list != "" {
+		r.decode(st, coded)
 	}
-	r.appendResponse(st, b.fields, b.endStream, coding)
+	r.appendResponse(st, b.fields, b.endStream, coded.list)
 	r.closeDone(st)
 	return nil
 }
 
-// contentCoding returns the coding that hides a body, "" for none, and whether
-// it can be undone. Messages that gRPC or Connect compress one by one cannot.
-func contentCoding(fields []hpack.HeaderField) (coding string, known bool) {
-	for _, f := range fields {
-		switch f.Name {
+// contentCoding tells how an answer with these fields is compressed, and whether that
+// can be undone.
+func contentCoding(fields []hpack.HeaderField) (coding, bool) {
+	content, messages, f := "", "", framedNot
+	for i := range fields {
+		value := fields[i].Value
+		switch fields[i].Name {
+		case "content-type":
+			f = max(f, framingOf(value))
 		case "content-encoding":
-			if coding != "" {
-				coding += ", "
+			if content != "" {
+				content += ", "
 			}
-			coding += string(undone([]byte(f.Value)))
+			content += string(undone([]byte(value)))
 		case "grpc-encoding", "connect-content-encoding":
-			if f.Value != "identity" {
-				return "", false
+			if plainCoding(value) {
+				continue
 			}
+			if messages != "" {
+				return coding{}, false
+			}
+			messages = value
 		}
 	}
-	if !redact.Known(coding) {
-		return "", false
-	}
-	if plainCoding(coding) {
-		coding = ""
-	}
-	return coding, true
+	return codingOf(content, messages, f)
 }
-
-func plainCoding(coding string) bool { return coding == "" || coding == "identity" }
 
 // appendResponse encodes a response's header list, redacted. With a coding that
 // is being undone, the fields that speak of it are left out; alt-svc always, as
@@ -179,7 +180,7 @@ func (r *h2relay) appendResponse(st *h2stream, list []hpack.HeaderField, last bo
 		switch f.Name {
 		case "alt-svc":
 			continue
-		case "content-encoding", "content-length":
+		case "content-encoding", "content-length", "grpc-encoding", "connect-content-encoding":
 			if coding != "" {
 				continue
 			}

@@ -36,6 +36,8 @@ type h2stream struct {
 	own          ownKeys             // of the request
 	redact       *redact.Stream
 	decode       *h2decoder
+	framing      framing             // of the answer's content, where it is searched
+	messages     redact.Messages     // of it, as the client gets them
 	meter        *budget.Meter       // of the answer's cost; nil for nearly all
 	capture      *capture            // of the answer's tokens; nil for nearly all
 	answer       []hpack.HeaderField // of the answer that is captured
@@ -72,9 +74,8 @@ func (r *h2relay) close(st *h2stream) {
 	st.closed = true
 	delete(r.streams, st.id)
 	r.unhold(st)
-	if st.decode == nil && st.redact != nil && st.redact.Held() > 0 {
-		r.held -= int64(st.redact.Held())
-		st.redact = nil
+	if st.decode == nil && st.redact != nil {
+		r.held -= int64(st.redact.Drop())
 	}
 	st.meter.Done(st.sent, st.status)
 	r.events = append(r.events, r.judge.event(st))
