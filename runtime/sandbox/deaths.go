@@ -58,16 +58,15 @@ func (s *Sandbox) watchGofer() (stop func() bool) {
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		defer unix.Close(ends[0])
-		gofer, sentry, err := s.awaitGofer(ends[0])
+		g, err := s.awaitGVisor(ends[0])
 		if err == nil {
 			var end int
-			end, err = firstEnd(gofer, sentry, ends[0])
-			first = err == nil && end == gofer
-			if err == nil && end == sentry {
+			end, err = g.firstEnd(ends[0])
+			first = err == nil && end == g.gofer
+			if err == nil && end == g.sentry {
 				s.proxy.part() // it ends beside runsc, and not after it
 			}
-			unix.Close(gofer)
-			unix.Close(sentry)
+			g.close()
 		}
 		if err != nil && !errors.Is(err, os.ErrProcessDone) {
 			s.cfg.Log.Warn("watch gofer", zap.Error(err))
@@ -83,25 +82,35 @@ func (s *Sandbox) watchGofer() (stop func() bool) {
 // goferPause is how often the gofer is looked for: the container may still be made when it is let go.
 const goferPause = 2 * time.Millisecond
 
-// awaitGofer returns descriptors of the run's gofer and sentry as soon as there are both.
-func (s *Sandbox) awaitGofer(stop int) (gofer, sentry int, err error) {
-	for {
-		gofer, sentry, err = s.findGofer()
-		if !errors.Is(err, os.ErrProcessDone) {
-			return gofer, sentry, err
-		}
-		fds := []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}}
-		if n, e := unix.Poll(fds, int(goferPause.Milliseconds())); e != nil && e != unix.EINTR || n > 0 {
-			return -1, -1, err
-		}
+// gVisor is the run's gofer and sentry, and an epoll set that tells of their ends.
+type gVisor struct{ gofer, sentry, set int }
+
+func (g *gVisor) close() {
+	for _, fd := range []int{g.gofer, g.sentry, g.set} {
+		unix.Close(fd)
 	}
 }
 
-// findGofer finds the run's gofer and sentry among what is in its leaf.
-func (s *Sandbox) findGofer() (gofer, sentry int, err error) {
+// meetGVisor finds them before anybody knows that the run has started and can kill one: who looks later, as one of many
+// on a busy machine, may find neither, or both dead.
+func (s *Sandbox) meetGVisor() { s.gVisor, s.met = s.findGVisor() }
+
+// awaitGVisor returns what meetGVisor found, or what is there as soon as both are.
+func (s *Sandbox) awaitGVisor(stop int) (g *gVisor, err error) {
+	for g, err = s.gVisor, s.met; errors.Is(err, os.ErrProcessDone); g, err = s.findGVisor() {
+		fds := []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}}
+		if n, e := unix.Poll(fds, int(goferPause.Milliseconds())); e != nil && e != unix.EINTR || n > 0 {
+			return nil, err
+		}
+	}
+	return g, err
+}
+
+// findGVisor finds the run's gofer and sentry among what is in its leaf.
+func (s *Sandbox) findGVisor() (*gVisor, error) {
 	members, err := s.cage.leaf.Members()
 	if err != nil {
-		return -1, -1, err
+		return nil, err
 	}
 	fds := map[string]int{"runsc-gofer": -1, "runsc-sandbox": -1}
 	missing := len(fds)
@@ -115,15 +124,19 @@ func (s *Sandbox) findGofer() (gofer, sentry int, err error) {
 			missing--
 		}
 	}
-	if missing == 0 {
-		return fds["runsc-gofer"], fds["runsc-sandbox"], nil
+	g := &gVisor{fds["runsc-gofer"], fds["runsc-sandbox"], -1}
+	if missing > 0 {
+		g.close()
+		return nil, fmt.Errorf("find gVisor's processes: %w", os.ErrProcessDone)
 	}
-	for _, fd := range fds {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
+	if g.set, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
+		err = errors.Join(g.tell(g.gofer), g.tell(g.sentry))
 	}
-	return -1, -1, fmt.Errorf("find gVisor's processes: %w", os.ErrProcessDone)
+	if err != nil {
+		g.close()
+		return nil, fmt.Errorf("watch gVisor's processes: %w", err)
+	}
+	return g, nil
 }
 
 // nameOf is the first word of a process's command line, by which gVisor tells its processes apart.
@@ -136,23 +149,21 @@ func nameOf(m cgroup.Member) string {
 	return string(name)
 }
 
-// firstEnd waits until one of fds tells of an end, a process's or a hung up pipe's, and returns it. Unlike poll, epoll tells
-// events in the order in which they came, also to whom a busy machine lets look late. In a run that ends by itself the
-// gofer goes when the sentry has gone.
-func firstEnd(fds ...int) (int, error) {
-	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return -1, os.NewSyscallError("epoll_create1", err)
-	}
-	defer unix.Close(set)
-	for _, fd := range fds {
-		if err := unix.EpollCtl(set, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
-			return -1, os.NewSyscallError("epoll_ctl", err)
-		}
+// tell has the set tell of the end of fd.
+func (g *gVisor) tell(fd int) error {
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(g.set, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}))
+}
+
+// firstEnd waits for the end of a process or for a hang up of the pipe stop, and returns which came first. Unlike poll,
+// epoll tells events in the order in which they came, also to whom a busy machine lets look late. In a run that ends by
+// itself the gofer goes when the sentry has gone.
+func (g *gVisor) firstEnd(stop int) (int, error) {
+	if err := g.tell(stop); err != nil {
+		return -1, err
 	}
 	events := make([]unix.EpollEvent, 1)
 	for {
-		if _, err := unix.EpollWait(set, events, -1); err == nil {
+		if _, err := unix.EpollWait(g.set, events, -1); err == nil {
 			return int(events[0].Fd), nil
 		} else if err != unix.EINTR {
 			return -1, os.NewSyscallError("epoll_wait", err)

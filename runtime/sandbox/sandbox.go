@@ -67,6 +67,8 @@ type Sandbox struct {
 	io        *streams
 	gv        *runsc.Runtime
 	ctr       *runsc.Container
+	gVisor    *gVisor // what meetGVisor found, and if not why
+	met       error
 
 	orders *orders
 	// attendants are asked where the terminal is the agent's.

@@ -177,6 +177,7 @@ func (s *Sandbox) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.meetGVisor()
 	for _, n := range s.world.Notes() {
 		s.tell(Notice{Kind: "sandbox", Text: n})
 	}
