@@ -129,7 +129,11 @@ func (r *rig) client(t *testing.T, first []byte) net.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(time.Minute))
-	if _, err := c.Write(first); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+	_, err = c.Write(first)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return onlyRead{r: iotest.ErrReader(err)} // the kernel says so once: to the next one who reads it is an end
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return c
