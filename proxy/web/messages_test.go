@@ -132,7 +132,7 @@ func grpcRig(t testing.TB, desc *grpc.ServiceDesc, options ...grpc.CallOption) (
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return conn, metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+testPlaceholder), counts
 }
@@ -141,7 +141,7 @@ func grpcRig(t testing.TB, desc *grpc.ServiceDesc, options ...grpc.CallOption) (
 // messages of every size, the key in each.
 func TestGRPCMessages(t *testing.T) {
 	conn, ctx, counts := grpcRig(t, &keyService, grpc.UseCompressor(gzip.Name), grpc.MaxCallRecvMsgSize(64<<20))
-	texts := []string{"hello " + keyMark, strings.Repeat("hello ", 20_000) + keyMark, keyMark + hex.EncodeToString(random(t, 3<<20)), ""}
+	texts := []string{"hello " + keyMark, strings.Repeat("hello ", 20_000) + keyMark, keyMark + hex.EncodeToString(random(t, 512<<10)), ""}
 	for _, text := range texts {
 		want := strings.ReplaceAll(text, keyMark, strings.Join(manyForms(testPlaceholder), " "))
 		t.Run(fmt.Sprintf("it redacts unary answers of %d bytes", len(text)), func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestGRPCMessages(t *testing.T) {
 			wantText(t, out.Value, want)
 		})
 		for i, kind := range []string{"server", "client", "both"} {
-			if len(text) > 1<<20 {
+			if len(text) >= 1<<20 {
 				break // it takes seconds to compress
 			}
 			t.Run(fmt.Sprintf("it redacts streams of the %s of %d bytes", kind, len(text)), func(t *testing.T) {
