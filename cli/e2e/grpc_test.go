@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/gzip" // answers those who ask compressed in the same way
 	"google.golang.org/grpc/metadata"
 )
 
@@ -22,6 +23,8 @@ with grpc.secure_channel("api.openai.com:443", grpc.ssl_channel_credentials()) a
     say = channel.unary_unary("/echo.Echo/Say", request_serializer=raw, response_deserializer=raw)
     answer, call = say.with_call(b"hi", metadata=[("authorization", "Bearer " + key)], timeout=60)
     print("answer=" + answer.decode(), call.trailing_metadata())
+    answer, call = say.with_call(b"pack " * 100, metadata=[("authorization", "Bearer " + key)], timeout=60, compression=grpc.Compression.Gzip)
+    print("packed=" + answer.decode())
     stream = channel.stream_stream("/echo.Echo/Chat", request_serializer=raw, response_deserializer=raw)
     for part in stream(iter([b"one", b"two", b"three"]), metadata=[("authorization", "Bearer " + key)], timeout=60):
         print("part=" + part.decode())
@@ -43,7 +46,7 @@ func (rawCodec) Unmarshal(p []byte, v any) error {
 	return nil
 }
 
-// TestGRPC makes a unary call and a bidirectional stream from grpc's C core: trailers, header
+// TestGRPC makes unary calls, one of them compressed, and a bidirectional stream from grpc's C core: trailers, header
 // compression and flow control all pass; the credential in a message and in a trailer does not.
 func TestGRPC(t *testing.T) {
 	var keys []string
@@ -72,11 +75,11 @@ func TestGRPC(t *testing.T) {
 		"superserve.yaml": "name: matrix\ncommand: python3 main.py\nsecrets: [OPENAI_API_KEY]\n",
 		"main.py":         grpcClient,
 	}))
-	if r.code != 0 || !strings.Contains(r.stdout, "answer=hi to ") || strings.Count(r.stdout, "part=") != 3 {
+	if r.code != 0 || !strings.Contains(r.stdout, "answer=hi to ") || strings.Count(r.stdout, "part=") != 3 || !strings.Contains(r.stdout, "packed=pack ") {
 		t.Fatalf("exit %d\nstdout: %s\nstderr: %s", r.code, r.stdout, r.stderr)
 	}
-	if len(keys) != 2 || keys[0] != "Bearer "+openaiKey || keys[1] != keys[0] {
-		t.Errorf("the server saw %q, want the real key twice", keys)
+	if len(keys) != 3 || keys[0] != "Bearer "+openaiKey || keys[1] != keys[0] || keys[2] != keys[0] {
+		t.Errorf("the server saw %q, want the real key three times", keys)
 	}
 	w.wantClean(t, "stdout", r.stdout)
 	w.wantClean(t, "stderr", r.stderr)
