@@ -102,3 +102,44 @@ func BenchmarkKeys(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkMessages undoes gzip of messages of text, as a stream of them.
+func BenchmarkMessages(b *testing.B) {
+	for _, size := range []int{100, 4 << 10, 1 << 20} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			text := make([]byte, 0, size+64)
+			for i := 0; len(text) < size; i++ {
+				text = fmt.Appendf(text, "%d: a line that is like others, %x\n", i, i*i*7919)
+			}
+			wire := packedMessage(b, "gzip", text[:size])
+			d, err := DecodeMessages("gzip", &repeated{p: wire})
+			if err != nil {
+				b.Fatal(err)
+			}
+			buf := make([]byte, 16<<10)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				for left := messagePrefix + size; left > 0; {
+					n, err := d.Read(buf)
+					if err != nil {
+						b.Fatal(err)
+					}
+					left -= n
+				}
+			}
+		})
+	}
+}
+
+// repeated reads p again and again.
+type repeated struct {
+	p  []byte
+	at int
+}
+
+func (r *repeated) Read(p []byte) (int, error) {
+	n := copy(p, r.p[r.at:])
+	r.at = (r.at + n) % len(r.p)
+	return n, nil
+}
