@@ -43,27 +43,12 @@ func (w *world) auditLines(t *testing.T) []auditLine {
 // echoes is a server of one byte a connection.
 func echoes(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				var b [1]byte
-				if _, err := io.ReadFull(c, b[:]); err == nil {
-					c.Write(b[:])
-				}
-			}()
+	return listening(t, func(c net.Conn) {
+		var b [1]byte
+		if _, err := io.ReadFull(c, b[:]); err == nil {
+			c.Write(b[:])
 		}
-	}()
-	return l.Addr().(*net.TCPAddr).Port
+	})
 }
 
 // TestAuditOfTenThousandConnections: each has its line, and no other has one.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -160,21 +161,7 @@ func (w *world) withoutResolver(t *testing.T, dir string) result {
 // silentTLS listens and takes connections, and says nothing to a TLS hello.
 func silentTLS(t *testing.T) (port int) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			t.Cleanup(func() { c.Close() })
-		}
-	}()
-	return l.Addr().(*net.TCPAddr).Port
+	return listening(t, func(c net.Conn) { io.Copy(io.Discard, c) })
 }
 
 // silentTCP listens with a queue that is full, so that the kernel answers no further SYN (tcp(7)).

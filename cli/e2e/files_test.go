@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -170,20 +169,13 @@ func TestCredentialFilesInAKeptHome(t *testing.T) {
 
 // TestPasswordFile has psql read .pgpass.
 func TestPasswordFile(t *testing.T) {
-	db := logintest.StartPostgres(t)
 	w := newWorld(t, "api.openai.com")
-	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(caFile, db.Authority.PEM(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	host := fmt.Sprintf("%s:%d", logintest.Host, logintest.Port)
-	real := url.URL{Scheme: "postgres", User: url.UserPassword("user_scram", logintest.Password), Host: host, Path: "/postgres"}
-	w.set("db", "DATABASE_URL", real.String())
+	_, flags := w.database(t)
 	dir := project(t, map[string]string{
 		"superserve.yaml": "name: db\ncommand: sh main.sh\nsecrets: [DATABASE_URL]\nfiles:\n  ~/.pgpass: {format: pgpass}\n",
 		"main.sh":         fmt.Sprintf("unset DATABASE_URL\npsql -w -h %s -p %d -U user_scram -d postgres -Atc 'SELECT current_user'\n", logintest.Host, logintest.Port),
 	})
-	r := w.superserve("", "run", "--upstream-ca", caFile, "--resolve", fmt.Sprintf("%s:%s", host, db.Addr), dir)
+	r := w.superserve("", append(flags, dir)...)
 	if r.code != 0 || r.stdout != "user_scram\n" {
 		t.Errorf("exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
 	}

@@ -109,6 +109,15 @@ func (h *hostNet) listen(t testing.TB, network, address string, serve func(net.C
 	if err != nil {
 		t.Fatal(err)
 	}
+	accept(t, l, serve)
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return 0
+}
+
+// accept serves until the test ends; each connection gets a goroutine that runs serve and then closes it.
+func accept(t testing.TB, l net.Listener, serve func(net.Conn)) {
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -122,8 +131,15 @@ func (h *hostNet) listen(t testing.TB, network, address string, serve func(net.C
 			}()
 		}
 	}()
-	if a, ok := l.Addr().(*net.TCPAddr); ok {
-		return a.Port
+}
+
+// listening is accept on a port of this machine.
+func listening(t testing.TB, serve func(net.Conn)) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return 0
+	accept(t, l, serve)
+	return l.Addr().(*net.TCPAddr).Port
 }

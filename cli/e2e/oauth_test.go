@@ -3,13 +3,11 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -44,25 +42,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.proxy.Serv
 // authorizationServer starts oidc-provider.
 func authorizationServer(t *testing.T, issuer, secret string) *front {
 	t.Helper()
-	cmd := exec.Command("node", "provider.mjs", issuer, secret)
-	cmd.Dir = "testdata/oauth"
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	port, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatalf("oidc-provider: %v", err)
-	}
-	go io.Copy(io.Discard, out)
-	at, err := url.Parse("http://127.0.0.1:" + strings.TrimSpace(port))
+	at, err := url.Parse("http://" + socketServer(t, "testdata/oauth", "node", "provider.mjs", issuer, secret))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,31 +37,39 @@ except psycopg2.OperationalError as e:
     print("authentication failed" in str(e))
 `
 
-// TestPostgresURL shows a database's URL that is used in a sandbox which does not have
-// the password.
-func TestPostgresURL(t *testing.T) {
+// database starts a PostgreSQL, sets its URL as the secret DATABASE_URL of the agent db, and returns that with what `superserve
+// run` has to be told.
+func (w *world) database(t *testing.T) (real url.URL, run []string) {
+	t.Helper()
 	db := logintest.StartPostgres(t)
-	w := newWorld(t, "api.openai.com")
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(caFile, db.Authority.PEM(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	host := fmt.Sprintf("%s:%d", logintest.Host, logintest.Port)
-	real := url.URL{Scheme: "postgres", User: url.UserPassword("user_scram", logintest.Password), Host: host, Path: "/postgres"}
+	real = url.URL{Scheme: "postgres", User: url.UserPassword("user_scram", logintest.Password), Host: host, Path: "/postgres"}
 	w.set("db", "DATABASE_URL", real.String())
+	return real, []string{"run", "--upstream-ca", caFile, "--resolve", fmt.Sprintf("%s:%s", host, db.Addr)}
+}
+
+// TestPostgresURL shows a database's URL that is used in a sandbox which does not have
+// the password.
+func TestPostgresURL(t *testing.T) {
+	w := newWorld(t, "api.openai.com")
+	real, flags := w.database(t)
 	dir := project(t, map[string]string{
 		"superserve.yaml": "name: db\ncommand: /usr/bin/python3 main.py\nsecrets: [DATABASE_URL]\n",
 		"main.py":         libpq,
 	})
 	run := func() result {
-		return w.superserve("", "run", "--upstream-ca", caFile, "--resolve", fmt.Sprintf("%s:%s", host, db.Addr), dir)
+		return w.superserve("", append(flags, dir)...)
 	}
 	r := run()
 	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
 	if r.code != 0 || len(lines) != 5 || strings.Join(lines[1:], "|") != "user_scram True|cancelled|1000000|True" {
 		t.Fatalf("exit %d, stdout %q\nstderr: %s", r.code, r.stdout, r.stderr)
 	}
-	if u, err := url.Parse(lines[0]); err != nil || u.Host != host || u.User.Username() != "user_scram" || strings.Contains(lines[0], "Real") {
+	if u, err := url.Parse(lines[0]); err != nil || u.Host != real.Host || u.User.Username() != "user_scram" || strings.Contains(lines[0], "Real") {
 		t.Errorf("the agent's URL is %q", lines[0])
 	}
 	real.User = url.UserPassword("user_scram", "another password")

@@ -154,6 +154,7 @@ func socketServer(t *testing.T, dir, name string, args ...string) string {
 	if err != nil {
 		t.Fatalf("%s: %v: %s", name, err, errs.String())
 	}
+	go io.Copy(io.Discard, out)
 	return net.JoinHostPort("127.0.0.1", strings.TrimSpace(port))
 }
 
