@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-	"time"
 
 	"github.com/klauspost/compress/gzip"
 )
@@ -168,7 +167,7 @@ func TestMessagesShareRoom(t *testing.T) {
 	select {
 	case err := <-entered:
 		t.Fatalf("one more did not wait: %v", err)
-	case <-time.After(10 * time.Millisecond):
+	default:
 	}
 	r.leave(5)
 	if err := <-entered; err != nil {
