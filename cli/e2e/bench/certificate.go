@@ -31,7 +31,7 @@ func (b *bench) certificates() error {
 		return err
 	}
 	leaf := template(2, host) // another subject: OpenSSL takes equal names for self-signed
-	leaf.DNSNames = []string{host}
+	leaf.DNSNames = []string{host, insideHost}
 	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, authority, &leafKey.PublicKey, caKey)
 	if err != nil {
 		return err

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// child is a process of the benchmark that listens on 127.0.0.1.
+// child is a process of the benchmark that listens on 127.0.0.1. Without a command it is
+// one of a run, which is listened for in the sandbox.
 type child struct {
 	cmd  *exec.Cmd
 	port int
@@ -100,6 +101,9 @@ func freePort() (int, error) {
 // cpu returns the CPU time, user and system, that c has used. The kernel keeps
 // the sum exactly and shows it in hundredths of a second (proc_pid_stat(5)).
 func (c *child) cpu() (time.Duration, error) {
+	if c.cmd == nil {
+		return 0, nil // none of its own
+	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
 	if err != nil {
 		return 0, err

@@ -26,7 +26,8 @@ type bench struct {
 type relay struct {
 	*child
 	name  string
-	token string // what a client must send for the upstream to see the key
+	token string // what a client must send for the upstream to see the key; "" when its place knows
+	place place  // where its clients run; nil is the host
 }
 
 // The names of the relays, in the order of a table.
@@ -120,7 +121,7 @@ func (b *bench) inFront(ctx context.Context, name string, upstream int) ([]*rela
 	if err != nil {
 		return nil, err
 	}
-	return []*relay{{plain, nameSplice, key}, {ngx, nameNginx, key}, {ours, nameOurs, placeholder}}, nil
+	return []*relay{{plain, nameSplice, key, nil}, {ngx, nameNginx, key, nil}, {ours, nameOurs, placeholder, nil}}, nil
 }
 
 // runRow lets the relays take turns, so that a machine that slows down slows all.
