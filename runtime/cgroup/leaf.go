@@ -45,8 +45,10 @@ type Leaf struct {
 	path string            // directory in cgroup2
 	v1   map[string]string // controller → directory, of the limits that cgroup1 keeps
 	home map[string]string // controller → directory that this process is in
-	file *os.File
-	on   unix.CPUSet // the processors that it runs on; none: all
+	// spare is the controller in v1 that limits nothing, "" if all do: a start goes on without it.
+	spare string
+	file  *os.File
+	on    unix.CPUSet // the processors that it runs on; none: all
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -95,12 +97,15 @@ func (l *Leaf) fill(h Hierarchy, name string, v2, v1 []setting) (err error) {
 	l.v1 = map[string]string{}
 	for _, s := range v1 {
 		l.v1[s.controller] = filepath.Join(h.V1[s.controller], parent, name)
+		if s.spare {
+			l.spare = s.controller
+		}
 	}
 	if err := l.writeRecord(); err != nil {
 		return err
 	}
 	for _, dir := range l.directories() {
-		if err := mkdir(dir, func() error { return nil }); err != nil {
+		if err := mkdir(dir, func() error { return nil }); err != nil && !l.drop(dir) {
 			return err
 		}
 	}
@@ -150,6 +155,17 @@ func (l *Leaf) directories() []string {
 	}
 	slices.Sort(dirs)
 	return slices.Compact(dirs)
+}
+
+// drop gives the directory dir up, if it limits nothing: cgroup1 may be there to be read only.
+func (l *Leaf) drop(dir string) bool {
+	for controller, d := range l.v1 {
+		if d == dir && controller != l.spare {
+			return false
+		}
+	}
+	delete(l.v1, l.spare)
+	return true
 }
 
 func (l *Leaf) writeRecord() error {

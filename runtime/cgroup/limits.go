@@ -29,10 +29,12 @@ var ErrQuota = errors.New("a group above it has fewer processors")
 // cpuPeriod is the kernel's default period of cpu.max, in microseconds; quotas below a hundredth are EINVAL.
 const cpuPeriod = 100_000
 
-// setting is one limit and the files that set it in either version.
+// setting is one limit and the files that set it in either version. A spare one is no limit: it makes the leaf a group
+// of its controller where that costs the host nothing, and is left out elsewhere.
 type setting struct {
 	controller string
 	v2, v1     []file
+	spare      bool
 }
 
 // file is a control file and what is written into it. An optional one is missing on some kernels.
@@ -63,6 +65,8 @@ func (l Limits) settings() ([]setting, error) {
 			v2:         []file{{"cpu.max", fmt.Sprintf("%s %d", quota, cpuPeriod), false}},
 			v1:         []file{{"cpu.cfs_period_us", strconv.Itoa(cpuPeriod), false}, {"cpu.cfs_quota_us", quota, false}},
 		})
+	} else {
+		all = append(all, setting{controller: "cpu", spare: true}) // so that others can yield to it (Leaf.Yield)
 	}
 	if l.Pids > 0 {
 		pids := []file{{"pids.max", strconv.FormatInt(l.Pids, 10), false}}
@@ -74,9 +78,6 @@ func (l Limits) settings() ([]setting, error) {
 // place says which settings cgroup2 has the controllers for, and which cgroup1 has. A controller is in one of
 // them only; where it is in none the limit cannot be applied.
 func place(h Hierarchy, settings []setting) (v2, v1 []setting, err error) {
-	if len(settings) == 0 {
-		return nil, nil, nil
-	}
 	available, err := words(filepath.Join(h.Root, "cgroup.controllers"))
 	if err != nil {
 		return nil, nil, err
@@ -87,6 +88,7 @@ func place(h Hierarchy, settings []setting) (v2, v1 []setting, err error) {
 			v2 = append(v2, s)
 		case h.V1[s.controller] != "":
 			v1 = append(v1, s)
+		case s.spare:
 		default:
 			return nil, nil, fmt.Errorf("limit %s: the host has no such controller in cgroup2 (%q) nor in cgroup1", s.controller, h.Root)
 		}
@@ -95,7 +97,8 @@ func place(h Hierarchy, settings []setting) (v2, v1 []setting, err error) {
 }
 
 // enable passes the controllers of settings down from root to the leaves. What is enabled already is left as it
-// is; nothing is ever disabled, as another's limits may hang on it.
+// is; nothing is ever disabled, as another's limits may hang on it. A spare one is not enabled: where a leaf has a limit
+// of that kind it is there for all.
 func enable(root string, settings []setting) error {
 	for _, dir := range []string{root, filepath.Join(root, parent)} {
 		control := filepath.Join(dir, "cgroup.subtree_control")
@@ -104,7 +107,7 @@ func enable(root string, settings []setting) error {
 			if err != nil {
 				return err
 			}
-			if slices.Contains(enabled, s.controller) {
+			if s.spare || slices.Contains(enabled, s.controller) {
 				continue
 			}
 			if err := writeFile(control, "+"+s.controller); err != nil {

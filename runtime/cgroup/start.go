@@ -49,7 +49,7 @@ func (l *Leaf) startV1(cmd *exec.Cmd) error {
 func (l *Leaf) moveThread(to map[string]string) error {
 	id := strconv.Itoa(unix.Gettid())
 	for controller := range l.v1 {
-		if err := writeFile(filepath.Join(to[controller], "tasks"), id); err != nil {
+		if err := writeFile(filepath.Join(to[controller], "tasks"), id); err != nil && controller != l.spare {
 			return fmt.Errorf("enter cgroup of %s: %w", controller, err)
 		}
 	}

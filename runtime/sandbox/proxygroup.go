@@ -18,7 +18,8 @@ const (
 
 // proxyLimits are the limits of the proxy of a run with limits l. It works for the agent, as fast as the agent asks: what
 // bounds the agent's processors bounds its too, in a group of its own, since the hooks of the agent's would
-// lead its connections back to itself. A run without limits has a proxy without limits.
+// lead its connections back to itself. A run without limits has a proxy without limits, in a group all the same: what
+// yields (yield.go) yields to groups.
 func proxyLimits(l cgroup.Limits) cgroup.Limits {
 	var p cgroup.Limits
 	if l.CPU > 0 {
@@ -30,17 +31,13 @@ func proxyLimits(l cgroup.Limits) cgroup.Limits {
 	return p
 }
 
-// makeProxyGroup makes the proxy's control group, if it has limits, and returns what starts a process in it.
+// makeProxyGroup makes the proxy's control group and returns what starts a process in it.
 func (s *Sandbox) makeProxyGroup() (start func(*exec.Cmd) error, err error) {
-	limits := proxyLimits(s.cfg.Limits)
-	if limits == (cgroup.Limits{}) {
-		return (*exec.Cmd).Start, nil
-	}
 	h, err := cgroup.Find()
 	if err != nil {
 		return nil, err
 	}
-	s.proxyLeaf, err = cgroup.New(h, s.id+proxyGroup, limits)
+	s.proxyLeaf, err = cgroup.New(h, s.id+proxyGroup, proxyLimits(s.cfg.Limits))
 	if err != nil {
 		return nil, err
 	}

@@ -53,16 +53,15 @@ type Result struct {
 
 // Sandbox is one run. Its methods are safe for concurrent use.
 type Sandbox struct {
-	cfg   Config
-	id    string
-	ids   bundle.IDs
-	grant Granted
-	dir   *runDir
-	cage  cage
-	world *bundle.Bundle
-	proxy *proxyProcess
-	// proxyLeaf limits the proxy; nil where the run has no limits.
-	proxyLeaf *cgroup.Leaf
+	cfg       Config
+	id        string
+	ids       bundle.IDs
+	grant     Granted
+	dir       *runDir
+	cage      cage
+	world     *bundle.Bundle
+	proxy     *proxyProcess
+	proxyLeaf *cgroup.Leaf // with proxyLimits
 	audit     *auditLog
 	io        *streams
 	gv        *runsc.Runtime
@@ -189,9 +188,10 @@ func (s *Sandbox) supervise(stop func()) {
 		}
 	})
 	stopOrders, stopSealing := s.takeOrders(), s.sealAudit()
-	stopWatch, stopGofer := s.watch(), s.watchGofer()
+	stopWatch, stopGofer, stopYield := s.watch(), s.watchGofer(), s.yield()
 	exit, err := s.ctr.Wait()
 	stopWatch()
+	stopYield()
 	s.stopAsking()
 	s.asking.Wait()
 	stopOrders()
