@@ -34,7 +34,7 @@ chaos: setup build ## break 1,000 runs and look for what is left (CHAOS=n, CHAOS
 crowd: setup build ## 100 sandboxes at once: start-up, memory, and nothing left (CROWD=n)
 	CROWD=$${CROWD:-100} $(E2E) -run '^TestCrowd$$' -v
 neighbours: setup build ## how much an attack raises the p99 of a run beside it (on an idle machine)
-	NEIGHBOURS=$${NEIGHBOURS:-20} $(E2E) -run '^TestNeighbours$$' -v
+	NEIGHBOURS=$${NEIGHBOURS:-40} $(E2E) -run '^TestNeighbours$$' -v
 limits: ## attack a proxy and print what it costs (docs/LIMITS.md)
 	@scripts/setup limits
 	LIMITS=1 go test -count=1 -timeout 30m -v ./proxy/abuse

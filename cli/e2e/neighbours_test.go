@@ -21,7 +21,7 @@ const paceHost, abusedHost = "pace.test", "abused.test"
 // TestNeighbours runs an agent that asks for one small answer after the other beside one that keeps its processors
 // and its proxy as busy as it can, within limits: how much does the first one's p99 rise? Turns with the
 // attack and without take each other's place, as the machine has other things to do too. NEIGHBOURS says how many
-// (`make neighbours`: 20); with fewer than that the ratio is printed, not judged (docs/LIMITS.md).
+// (`make neighbours`: 40); with fewer than 20 the ratio is printed, not judged (docs/LIMITS.md).
 func TestNeighbours(t *testing.T) {
 	turns := times(t, "NEIGHBOURS", 1)
 	a := newArena(t, "secrets: [OPENAI_API_KEY]\n")

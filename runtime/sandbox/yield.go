@@ -17,7 +17,7 @@ const (
 	yieldLook   = 500 * time.Millisecond
 	yieldFor    = 10 * time.Second // after it last reached it
 	yieldRelief = 2 * time.Second  // in which it does not yield, after the others left it nothing
-	yieldLeast  = 0.25             // of its limit: with less of that it has nothing
+	yieldLeast  = 0.1              // of its limit: with less of that it has nothing
 )
 
 // yielder decides whether a run yields.
