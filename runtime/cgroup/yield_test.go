@@ -63,3 +63,22 @@ func TestLoad(t *testing.T) {
 		t.Errorf("waited: got none of a process that had a tenth of a processor")
 	}
 }
+
+// A leaf without limits does without a group on cgroup1 where it can have none; one with a limit fails.
+func TestGroupThatCannotBeHad(t *testing.T) {
+	h := hierarchy(t)
+	if h.V1["cpu"] == "" {
+		return
+	}
+	h.V1 = map[string]string{"cpu": "/proc"} // takes no directories
+	l, err := New(h, name(t), Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	start(t, l, "wait").Process.Kill()
+	if other, err := New(h, name(t)+"-limited", Limits{CPU: 1}); err == nil {
+		other.Close()
+		t.Error("a limit that cannot be set: got no error")
+	}
+}
